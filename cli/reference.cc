@@ -1,0 +1,106 @@
+#include "cli/reference.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <numeric>
+
+#include "cli/failure.h"
+#include "orchestrator/base/id.h"
+#include "orchestrator/base/log.h"
+
+namespace bpg::cli {
+namespace {
+
+/// Edits (insert, delete, replace, swap of neighbours) that turn one word into the other.
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+    std::vector<std::size_t> before_last;
+    std::vector<std::size_t> last(b.size() + 1);
+    std::iota(last.begin(), last.end(), std::size_t{0});
+    for (std::size_t i = 1; i <= a.size(); ++i) {
+        std::vector<std::size_t> row(b.size() + 1);
+        row[0] = i;
+        for (std::size_t j = 1; j <= b.size(); ++j) {
+            const std::size_t replace = last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+            row[j] = std::min({last[j] + 1, row[j - 1] + 1, replace});
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+                row[j] = std::min(row[j], before_last[j - 2] + 1);
+            }
+        }
+        before_last = std::move(last);
+        last = std::move(row);
+    }
+    return last[b.size()];
+}
+
+constexpr std::string_view kNameRule =
+    "a name has 1 to 63 characters of a-z, 0-9, _ and -, and begins and ends with a letter or digit";
+
+}  // namespace
+
+BranchRef parse_branch_ref(std::string_view text) {
+    const std::string shown = log::escape(text);
+    const auto slash = text.find('/');
+    if (slash == std::string_view::npos) {
+        throw usage_failure(fmt::format("\"{}\" does not name a branch", shown),
+                            "a branch is written DATABASE/BRANCH",
+                            is_valid_name(text) ? fmt::format("did you mean {}/main?", text)
+                                                : "write it like prod/dev");
+    }
+    const std::string_view database = text.substr(0, slash);
+    const std::string_view branch = text.substr(slash + 1);
+    if (!is_valid_name(database) || !is_valid_name(branch)) {
+        throw usage_failure(fmt::format("\"{}\" does not name a branch", shown),
+                            std::string(kNameRule), "write it like prod/dev");
+    }
+    return {std::string(database), std::string(branch)};
+}
+
+std::string parse_database_name(std::string_view text) {
+    if (is_valid_name(text)) return std::string(text);
+    const bool is_branch = text.find('/') != std::string_view::npos;
+    throw usage_failure(
+        fmt::format("\"{}\" does not name a database", log::escape(text)), std::string(kNameRule),
+        is_branch ? "this command takes a database, not a branch" : "choose another name");
+}
+
+std::string did_you_mean(std::string_view typed, const std::vector<std::string>& candidates) {
+    std::string best;
+    std::size_t best_distance = std::max<std::size_t>(1, typed.size() / 3) + 1;
+    for (const std::string& candidate : candidates) {
+        std::size_t distance = edit_distance(typed, candidate);
+        if (typed.size() >= 3 && candidate.starts_with(typed)) distance = 1;
+        if (distance < best_distance) {
+            best_distance = distance;
+            best = candidate;
+        }
+    }
+    return best;
+}
+
+std::string percent_encode(std::string_view text) {
+    std::string out;
+    for (const char c : text) {
+        const bool unreserved = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+                                (c >= '0' && c <= '9') || c == '-' || c == '.' || c == '_' ||
+                                c == '~';
+        if (unreserved) {
+            out += c;
+        } else {
+            out += fmt::format("%{:02X}", static_cast<unsigned char>(c));
+        }
+    }
+    return out;
+}
+
+std::string branch_target(const BranchRef& ref) {
+    return "/v1/branches/" + percent_encode(ref.database) + "/" + percent_encode(ref.branch);
+}
+
+std::string database_target(std::string_view name) {
+    return "/v1/databases/" + percent_encode(name);
+}
+
+std::string job_target(std::string_view id) { return "/v1/jobs/" + percent_encode(id); }
+
+}  // namespace bpg::cli

@@ -1,0 +1,37 @@
+// The two ways a user names things: a database (`prod`) and a branch of it (`prod/dev`). Only the
+// shape is checked here, so that a slip is answered without a daemon; the daemon checks again.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace bpg::cli {
+
+struct BranchRef {
+    std::string database;
+    std::string branch;
+
+    std::string text() const { return database + "/" + branch; }
+    bool operator==(const BranchRef&) const = default;
+};
+
+/// Throws Failure (exit 2) `usage` unless the text is DB/BR with two valid names.
+BranchRef parse_branch_ref(std::string_view text);
+/// Throws Failure (exit 2) unless it is a valid name.
+std::string parse_database_name(std::string_view text);
+
+/// The nearest of `candidates` to what was typed, when it is near enough to be meant; else empty.
+std::string did_you_mean(std::string_view typed, const std::vector<std::string>& candidates);
+
+/// Percent-encodes everything but the unreserved characters of RFC 3986.
+std::string percent_encode(std::string_view text);
+
+/// "/v1/branches/db/br"
+std::string branch_target(const BranchRef& ref);
+/// "/v1/databases/db"
+std::string database_target(std::string_view name);
+/// "/v1/jobs/id"
+std::string job_target(std::string_view id);
+
+}  // namespace bpg::cli

@@ -1,0 +1,312 @@
+#include "cli/show.h"
+
+#include <fmt/format.h>
+
+#include <functional>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <utility>
+#include <vector>
+
+namespace bpg::cli {
+namespace {
+
+using nlohmann::json;
+using Fields = std::vector<std::pair<std::string, std::string>>;
+using Align = Table::Align;
+
+WallTime now() { return SystemClock().now(); }
+
+std::string dash(std::string text) { return text.empty() ? "-" : text; }
+
+const json& storage_of(const json& branch) { return member(branch, "storage"); }
+
+std::string bytes_or_empty(const json& value) {
+    const std::string text = size_of(value);
+    return text == "-" ? std::string() : text;
+}
+
+std::string time_and_age(const json& object, std::string_view name) {
+    const std::string time = text_of(object, name);
+    if (time.empty()) return {};
+    const std::string age = age_of(member(object, name), now());
+    return fmt::format("{} ({})", time, age.starts_with("in ") ? age : age + " ago");
+}
+
+std::string origin_of(const json& branch) {
+    const json& from = member(branch, "created_from");
+    if (!from.is_object()) return {};
+    std::string text = text_of(from, "mode");
+    if (const std::string at = text_of(from, "at"); !at.empty()) text += " at " + at;
+    if (const std::string lsn = text_of(from, "lsn"); !lsn.empty()) text += ", LSN " + lsn;
+    return text;
+}
+
+/// The id or ref of a job, wherever it stands.
+std::string job_name(const json& value) {
+    return value.is_string() ? value.get<std::string>() : text_of(value, "id");
+}
+
+std::string address_of(const json& branch) {
+    const std::string port = scalar_of(branch, "port");
+    return port.empty() ? std::string() : text_of(branch, "host") + ":" + port;
+}
+
+std::string branch_fields(const json& branch) {
+    const json& storage = storage_of(branch);
+    return render_fields({
+        {"branch", text_of(branch, "ref")},
+        {"id", text_of(branch, "id")},
+        {"state", text_of(branch, "state")},
+        {"parent", text_of(branch, "parent")},
+        {"address", address_of(branch)},
+        {"url", text_of(branch, "url")},
+        {"created", time_and_age(branch, "created_at")},
+        {"created from", origin_of(branch)},
+        {"expires", time_and_age(branch, "expires_at")},
+        {"protected", member(branch, "protected") == true ? "yes" : ""},
+        {"timeline", scalar_of(branch, "timeline")},
+        {"incarnation", scalar_of(member(branch, "incarnation"), "number")},
+        {"storage", dash(text_of(storage, "driver")) + " " + text_of(storage, "name")},
+        {"used", bytes_or_empty(member(storage, "used_bytes"))},
+        {"referenced", bytes_or_empty(member(storage, "referenced_bytes"))},
+        {"logical", bytes_or_empty(member(storage, "logical_bytes"))},
+        {"last job", job_name(member(branch, "last_job"))},
+    });
+}
+
+std::string database_fields(const json& database) {
+    return render_fields({
+        {"database", text_of(database, "name")},
+        {"id", text_of(database, "id")},
+        {"image", text_of(database, "image")},
+        {"PostgreSQL", scalar_of(database, "pg_version")},
+        {"branches", scalar_of(database, "branches")},
+        {"created", time_and_age(database, "created_at")},
+    });
+}
+
+std::string job_fields(const Session& session, const json& job) {
+    std::string text = render_fields({
+        {"job", text_of(job, "id")},
+        {"operation", text_of(job, "operation")},
+        {"target", text_of(job, "target")},
+        {"state", text_of(job, "state")},
+        {"attempt", scalar_of(job, "attempt")},
+        {"created", time_and_age(job, "created_at")},
+        {"started", time_and_age(job, "started_at")},
+        {"finished", time_and_age(job, "finished_at")},
+        {"waiting for", scalar_of(job, "waiting_for")},
+        {"log", text_of(job, "log_path")},
+    });
+    Table steps({{"STEP"}, {"STATE"}, {"TIME", Align::kRight}, {"PURPOSE", Align::kLeft, true}});
+    const json& list = member(job, "steps");
+    if (list.is_array() && !list.empty()) {
+        for (const json& step : list) {
+            const json& ms = member(step, "duration_ms");
+            const std::string state = text_of(step, "state");
+            steps.add({text_of(step, "name"),
+                       {state, style_of_state(state)},
+                       ms.is_number() ? human_duration(std::chrono::milliseconds(
+                                            ms.get<std::int64_t>()))
+                                      : std::string("-"),
+                       text_of(step, "purpose")});
+        }
+        text += "\n" + steps.render(session.terminal().width, session.terminal().out_colour);
+    }
+    const json& error = member(job, "error");
+    if (error.is_object()) {
+        ErrorInfo info;
+        info.message = text_of(error, "title");
+        if (info.message.empty()) info.message = "failed";
+        info.detail = text_of(error, "detail");
+        info.hint = text_of(error, "hint");
+        info.code = text_of(error, "code");
+        text += "\n" + render_error(info, session.terminal().out_colour);
+    }
+    return text;
+}
+
+std::vector<Table::Cell> branch_row(const json& branch, const std::string& shown) {
+    const std::string state = text_of(branch, "state");
+    const json& storage = storage_of(branch);
+    return {shown,
+            {dash(state), style_of_state(state)},
+            dash(scalar_of(branch, "port")),
+            dash(text_of(branch, "parent")),
+            size_of(member(storage, "used_bytes")),
+            age_of(member(branch, "created_at"), now()),
+            age_of(member(branch, "expires_at"), now())};
+}
+
+Table empty_branch_table() {
+    return Table({{"BRANCH", Align::kLeft, true},
+                  {"STATE"},
+                  {"PORT", Align::kRight},
+                  {"PARENT", Align::kLeft, true},
+                  {"USED", Align::kRight},
+                  {"AGE", Align::kRight},
+                  {"EXPIRES", Align::kRight}});
+}
+
+/// "2.1 GiB free of 10 GiB"
+std::string space_of(const json& storage) {
+    const std::string size = size_of(member(storage, "size_bytes"));
+    const std::string free = size_of(member(storage, "free_bytes"));
+    return size == "-" ? std::string() : fmt::format("{} free of {}", free, size);
+}
+
+std::string spaced(std::initializer_list<std::string> parts) {
+    std::string out;
+    for (const std::string& part : parts) {
+        if (part.empty()) continue;
+        if (!out.empty()) out += ", ";
+        out += part;
+    }
+    return out;
+}
+
+std::string daemon_lines(const json& status) {
+    const json& daemon = member(status, "daemon");
+    const json& storage = member(status, "storage");
+    const json& runtime = member(status, "runtime");
+    const json& jobs = member(status, "jobs");
+    const json& uptime = member(daemon, "uptime_seconds");
+    const std::string version = scalar_of(runtime, "version");
+    return render_fields({
+        {"bpgd", spaced({text_of(daemon, "version"),
+                         uptime.is_number() ? "up " + human_age(std::chrono::seconds(
+                                                          uptime.get<std::int64_t>()))
+                                            : ""})},
+        {"storage", spaced({text_of(storage, "driver"), text_of(storage, "pool"), space_of(storage),
+                            text_of(storage, "health")})},
+        {"runtime", spaced({text_of(runtime, "driver"), version})},
+        {"jobs", jobs.is_object()
+                     ? fmt::format("{} queued, {} running, {} failed in 24 h",
+                                   dash(scalar_of(jobs, "queued")), dash(scalar_of(jobs, "running")),
+                                   dash(scalar_of(jobs, "failed_24h")))
+                     : ""},
+    });
+}
+
+}  // namespace
+
+std::string name_of(const json& object) {
+    for (const char* key : {"ref", "name", "id"}) {
+        std::string text = text_of(object, key);
+        if (!text.empty()) return text;
+    }
+    return {};
+}
+
+void show_object(const Session& session, const json& object) {
+    if (session.json()) return print_out(render_json(object));
+    if (session.names()) return print_out(name_of(object) + "\n");
+    if (!text_of(object, "operation").empty()) return print_out(job_fields(session, object));
+    const bool is_branch = !text_of(object, "ref").empty();
+    print_out(is_branch ? branch_fields(object) : database_fields(object));
+    session.warn_all(member(object, "warnings"));
+}
+
+void show_list(const Session& session, const json& list,
+               std::string (*table)(const Session&, const json& items)) {
+    if (session.json()) return print_out(render_json(list));
+    const json& items = member(list, "items");
+    if (!session.names()) return print_out(table(session, items));
+    std::string names;
+    for (const json& item : items) names += name_of(item) + "\n";
+    print_out(names);
+}
+
+std::string database_table(const Session& session, const json& items) {
+    Table table({{"DATABASE", Align::kLeft, true},
+                 {"BRANCHES", Align::kRight},
+                 {"POSTGRESQL"},
+                 {"IMAGE", Align::kLeft, true},
+                 {"AGE", Align::kRight}});
+    for (const json& item : items) {
+        table.add({text_of(item, "name"), dash(scalar_of(item, "branches")),
+                   dash(scalar_of(item, "pg_version")), dash(text_of(item, "image")),
+                   age_of(member(item, "created_at"), now())});
+    }
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string branch_table(const Session& session, const json& items) {
+    Table table = empty_branch_table();
+    for (const json& item : items) table.add(branch_row(item, text_of(item, "ref")));
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string branch_tree(const Session& session, const json& items) {
+    std::set<std::string> refs;
+    for (const json& item : items) refs.insert(text_of(item, "ref"));
+    Table table = empty_branch_table();
+    std::set<std::string> shown;
+    const std::function<void(const std::string&, const std::string&)> add_children =
+        [&](const std::string& parent, const std::string& indent) {
+            std::vector<const json*> children;
+            for (const json& item : items) {
+                std::string above = text_of(item, "parent");
+                if (!refs.contains(above)) above.clear();  // listed with another database, or gone
+                if (above == parent) children.push_back(&item);
+            }
+            for (std::size_t i = 0; i < children.size(); ++i) {
+                const std::string ref = text_of(*children[i], "ref");
+                if (!shown.insert(ref).second) continue;
+                const bool last = i + 1 == children.size();
+                const std::string knee = parent.empty() ? "" : last ? "└─ " : "├─ ";
+                table.add(branch_row(*children[i], indent + knee + ref));
+                add_children(ref, indent + (parent.empty() ? "" : last ? "   " : "│  "));
+            }
+        };
+    add_children("", "");
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string job_table(const Session& session, const json& items) {
+    Table table({{"JOB"},
+                 {"OPERATION"},
+                 {"TARGET", Align::kLeft, true},
+                 {"STATE"},
+                 {"AGE", Align::kRight},
+                 {"TIME", Align::kRight}});
+    for (const json& item : items) {
+        const std::string state = text_of(item, "state");
+        const auto begun = parse_time(text_of(item, "started_at"));
+        const auto ended = parse_time(text_of(item, "finished_at"));
+        const std::string time =
+            begun && ended ? human_duration(std::chrono::duration_cast<std::chrono::milliseconds>(
+                                 *ended - *begun))
+                           : "-";
+        table.add({text_of(item, "id"), text_of(item, "operation"), dash(text_of(item, "target")),
+                   {state, style_of_state(state)}, age_of(member(item, "created_at"), now()), time});
+    }
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string status_text(const Session& session, const json& status) {
+    Table table({{"BRANCH", Align::kLeft, true},
+                 {"STATE"},
+                 {"PORT", Align::kRight},
+                 {"USED", Align::kRight},
+                 {"AGE", Align::kRight},
+                 {"EXPIRES", Align::kRight},
+                 {"URL", Align::kLeft, true}});
+    for (const json& database : member(status, "databases")) {
+        for (const json& branch : member(database, "branches")) {
+            const std::string state = text_of(branch, "state");
+            table.add({text_of(branch, "ref"),
+                       {dash(state), style_of_state(state)},
+                       dash(scalar_of(branch, "port")),
+                       size_of(member(branch, "used_bytes")),
+                       age_of(member(branch, "created_at"), now()),
+                       age_of(member(branch, "expires_at"), now()),
+                       dash(text_of(branch, "url"))});
+        }
+    }
+    return table.render(session.terminal().width, session.terminal().out_colour) + "\n" +
+           daemon_lines(status);
+}
+
+}  // namespace bpg::cli

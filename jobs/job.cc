@@ -1,0 +1,149 @@
+#include "jobs/job.h"
+
+#include <array>
+#include <utility>
+
+namespace bpg::jobs {
+namespace {
+
+constexpr std::array<std::pair<JobState, std::string_view>, 9> kStateNames{{
+    {JobState::kQueued, "queued"},
+    {JobState::kWaiting, "waiting"},
+    {JobState::kRunning, "running"},
+    {JobState::kRetrying, "retrying"},
+    {JobState::kUndoing, "undoing"},
+    {JobState::kSucceeded, "succeeded"},
+    {JobState::kFailed, "failed"},
+    {JobState::kCancelled, "cancelled"},
+    {JobState::kStuck, "stuck"},
+}};
+
+nlohmann::json time_or_null(const std::optional<WallTime>& time) {
+    return time ? nlohmann::json(time->time_since_epoch().count()) : nlohmann::json(nullptr);
+}
+
+std::optional<WallTime> time_from(const nlohmann::json& record, const char* key) {
+    const auto found = record.find(key);
+    if (found == record.end() || found->is_null()) return std::nullopt;
+    return WallTime(std::chrono::microseconds(found->get<std::int64_t>()));
+}
+
+nlohmann::json step_record(const StepRecord& step) {
+    return {{"name", step.name},
+            {"purpose", step.purpose},
+            {"state", step.state},
+            {"started_at", time_or_null(step.started_at)},
+            {"duration_ms",
+             step.duration_ms ? nlohmann::json(*step.duration_ms) : nlohmann::json(nullptr)}};
+}
+
+StepRecord step_from(const nlohmann::json& record) {
+    StepRecord step;
+    step.name = record.at("name").get<std::string>();
+    step.purpose = record.value("purpose", "");
+    step.state = record.value("state", "pending");
+    step.started_at = time_from(record, "started_at");
+    if (record.contains("duration_ms") && record["duration_ms"].is_number()) {
+        step.duration_ms = record["duration_ms"].get<double>();
+    }
+    return step;
+}
+
+}  // namespace
+
+std::string_view to_string(JobState state) {
+    for (const auto& [value, name] : kStateNames) {
+        if (value == state) return name;
+    }
+    return "stuck";
+}
+
+std::optional<JobState> job_state_from_string(std::string_view text) {
+    for (const auto& [value, name] : kStateNames) {
+        if (name == text) return value;
+    }
+    return std::nullopt;
+}
+
+bool is_final(JobState state) {
+    return state == JobState::kSucceeded || state == JobState::kFailed ||
+           state == JobState::kCancelled || state == JobState::kStuck;
+}
+
+nlohmann::json to_record(const Job& job) {
+    nlohmann::json steps = nlohmann::json::array();
+    for (const StepRecord& step : job.steps) steps.push_back(step_record(step));
+    nlohmann::json locks = nlohmann::json::array();
+    for (const Lock& lock : job.locks) {
+        locks.push_back({{"resource", lock.resource},
+                         {"exclusive", lock.exclusive},
+                         {"shown_as", lock.shown_as}});
+    }
+    return {{"id", job.id},
+            {"number", job.number},
+            {"operation", job.operation},
+            {"version", job.version},
+            {"target", job.target},
+            {"params", job.params},
+            {"state", std::string(to_string(job.state))},
+            {"direction", static_cast<int>(job.direction)},
+            {"priority", static_cast<int>(job.priority)},
+            {"attempt", job.attempt},
+            {"created_at", time_or_null(job.created_at)},
+            {"started_at", time_or_null(job.started_at)},
+            {"finished_at", time_or_null(job.finished_at)},
+            {"step", job.step},
+            {"rewind_to", job.rewind_to},
+            {"data", job.data},
+            {"steps", std::move(steps)},
+            {"result", job.result},
+            {"warnings", job.warnings},
+            {"error", job.error ? nlohmann::json(*job.error) : nlohmann::json(nullptr)},
+            {"error_step", job.error_step},
+            {"locks", std::move(locks)},
+            {"last_seq", job.last_seq},
+            {"mode", job.mode}};
+}
+
+Job from_record(const nlohmann::json& record) {
+    Job job;
+    job.id = record.at("id").get<std::string>();
+    job.number = record.at("number").get<std::uint64_t>();
+    job.operation = record.at("operation").get<std::string>();
+    job.version = record.value("version", 1U);
+    job.target = record.value("target", "");
+    job.params = record.value("params", nlohmann::json::object());
+    job.state = job_state_from_string(record.value("state", "stuck")).value_or(JobState::kStuck);
+    job.direction = static_cast<Direction>(record.value("direction", 0));
+    job.priority = static_cast<Priority>(record.value("priority", 0));
+    job.attempt = record.value("attempt", 1);
+    job.created_at = time_from(record, "created_at").value_or(WallTime{});
+    job.started_at = time_from(record, "started_at");
+    job.finished_at = time_from(record, "finished_at");
+    job.step = record.value("step", "");
+    job.rewind_to = record.value("rewind_to", "");
+    job.data = record.value("data", nlohmann::json::object());
+    for (const auto& step : record.value("steps", nlohmann::json::array())) {
+        job.steps.push_back(step_from(step));
+    }
+    job.result = record.value("result", nlohmann::json(nullptr));
+    job.warnings = record.value("warnings", std::vector<std::string>{});
+    if (record.contains("error") && record["error"].is_object()) {
+        job.error = record["error"].get<ErrorInfo>();
+    }
+    job.error_step = record.value("error_step", "");
+    for (const auto& lock : record.value("locks", nlohmann::json::array())) {
+        job.locks.push_back({lock.value("resource", ""), lock.value("exclusive", true),
+                             lock.value("shown_as", "")});
+    }
+    job.last_seq = record.value("last_seq", std::uint64_t{0});
+    job.mode = record.value("mode", "");
+    return job;
+}
+
+nlohmann::json to_json_object(const Event& event) {
+    return {{"seq", event.seq},   {"at", format_time(event.at)},  {"type", event.type},
+            {"step", event.step}, {"message", event.message}, {"data", event.data}};
+}
+
+}  // namespace bpg::jobs

@@ -1,0 +1,107 @@
+// The queue: every job, its events and its idempotency key, in the store; the open ones also in
+// memory, which is where the runner looks. RocksDB is scanned once, at start.
+//
+// Loop thread only. References to open jobs stay valid until the job is final.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "jobs/job.h"
+#include "jobs/step.h"
+#include "jobs/store.h"
+#include "orchestrator/base/clock.h"
+#include "orchestrator/base/signal.h"
+
+namespace bpg::jobs {
+
+struct QueueLimits {
+    std::size_t queued_max = 1000;  ///< open jobs; one more is kExhausted `queue_full`
+};
+
+struct Submission {
+    std::string operation;
+    std::string target;
+    nlohmann::json params = nlohmann::json::object();
+    nlohmann::json data = nlohmann::json::object();  ///< the operation's first State
+    std::vector<Lock> locks;
+    Priority priority = Priority::kInteractive;
+    std::string mode;
+    std::string idempotency_key;  ///< the caller's, may be empty
+    std::string request_hash;     ///< of the request that carried the key
+    std::string job_id;           ///< fixed beforehand, since identities on disk carry it
+};
+
+struct JobFilter {
+    std::optional<JobState> state;
+    std::string database;  ///< jobs whose target is this database or one of its branches
+    std::size_t limit = 100;
+};
+
+class Queue {
+  public:
+    Queue(Store& store, const OperationRegistry& registry, const Clock& clock, QueueLimits limits);
+
+    /// Reads the open jobs; called once before anything else.
+    void load();
+
+    /// Job, reservation and first event in one commit; returns when they are durable.
+    asio::awaitable<Job> submit(Submission submission, Batch reservation);
+
+    /// The job that an idempotency key stands for; nothing for a new key; throws kInvalid
+    /// `idempotency_key_reused` when the request was another one.
+    std::optional<Job> find_by_key(const std::string& key, const std::string& request_hash) const;
+    /// An open job of the same operation, target and parameters, once it is durable: the caller
+    /// attaches to it instead of submitting another.
+    asio::awaitable<std::optional<Job>> find_open_same(std::string operation, std::string target,
+                                                       nlohmann::json params);
+    /// An open job on this target, whatever it does.
+    std::optional<Job> find_open_on(const std::string& target) const;
+
+    /// By id or unique prefix: kNotFound `job_not_found`, kConflict `id_ambiguous`.
+    Job get(const std::string& id_or_prefix) const;
+    /// Open ones first, then newest first.
+    std::vector<Job> list(const JobFilter& filter) const;
+    std::vector<Event> events(const Job& job, std::uint64_t after, std::size_t max) const;
+    /// Waits for a commit of this job after event `seen`, or the deadline (false).
+    asio::awaitable<bool> wait_for_event(std::string job_id, std::uint64_t seen,
+                                         std::chrono::steady_clock::time_point deadline);
+    /// Waits until the job is final, or the deadline; returns it as it is then.
+    asio::awaitable<Job> wait_until_final(std::string job_id,
+                                          std::chrono::steady_clock::time_point deadline);
+
+    const std::map<std::uint64_t, std::unique_ptr<Job>>& open_jobs() const { return open_; }
+    /// Notified whenever a job is submitted or ends.
+    Signal& changed() { return changed_; }
+    std::size_t failed_since(WallTime since) const;
+
+    // What the engine uses. It changes a copy of a job and commits the copy, so nobody ever sees a
+    // state that is not on disk.
+    const Job& open_job(std::uint64_t number) const { return *open_.at(number); }
+    /// For display only, not persisted.
+    void show(std::uint64_t number, JobState state, std::string waiting_for);
+    void append_event(Job& job, Batch& batch, std::string type, std::string step,
+                      std::string message, nlohmann::json data = nlohmann::json::object()) const;
+    /// Writes the job with the batch; a job that became final leaves memory (stuck ones stay: they
+    /// keep their locks).
+    asio::awaitable<void> commit(Job job, Batch batch);
+
+  private:
+    std::optional<Job> read(std::uint64_t number) const;
+    Signal& signal_of(const std::string& job_id);
+
+    Store& store_;
+    const OperationRegistry& registry_;
+    const Clock& clock_;
+    QueueLimits limits_;
+    std::uint64_t next_number_ = 1;
+    std::map<std::uint64_t, std::unique_ptr<Job>> open_;
+    std::map<std::string, std::unique_ptr<Signal>> signals_;
+    Signal changed_;
+};
+
+}  // namespace bpg::jobs

@@ -1,0 +1,110 @@
+#include "jobs/runner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <boost/asio/co_spawn.hpp>
+
+namespace bpg::jobs {
+namespace {
+
+bool conflict(const Lock& one, const Lock& other) {
+    return one.resource == other.resource && (one.exclusive || other.exclusive);
+}
+
+/// Runs first: those that had started, then by priority, then by age.
+bool comes_before(const Job* one, const Job* other) {
+    const bool one_started = one->started_at.has_value();
+    const bool other_started = other->started_at.has_value();
+    if (one_started != other_started) return one_started;
+    if (!one_started && one->priority != other->priority) return one->priority < other->priority;
+    return one->number < other->number;
+}
+
+}  // namespace
+
+Runner::Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, RunnerLimits limits,
+               std::function<void(std::exception_ptr)> failed)
+    : loop_(std::move(loop)),
+      queue_(queue),
+      engine_(engine),
+      limits_(limits),
+      failed_(std::move(failed)) {}
+
+asio::awaitable<void> Runner::run() {
+    while (!stopping_) {
+        dispatch();
+        co_await queue_.changed().wait_until(std::chrono::steady_clock::time_point::max());
+    }
+}
+
+void Runner::dispatch() {
+    std::vector<const Job*> waiting;
+    for (const auto& [number, job] : queue_.open_jobs()) {
+        if (job->durable && !running_.contains(number) && !is_final(job->state)) {
+            waiting.push_back(job.get());
+        }
+    }
+    std::sort(waiting.begin(), waiting.end(), comes_before);
+    std::vector<const Job*> passed;
+    for (const Job* job : waiting) {
+        std::string why;
+        for (const Lock& lock : job->locks) {
+            if (why.empty()) why = blocked_by(*job, lock);
+            for (const Job* earlier : passed) {
+                const bool wanted = std::any_of(
+                    earlier->locks.begin(), earlier->locks.end(),
+                    [&lock](const Lock& other) { return conflict(lock, other); });
+                if (why.empty() && wanted) {
+                    why = fmt::format("{}: job {} ({} {}) is first", lock.shown_as, earlier->id,
+                                      earlier->operation, earlier->target);
+                }
+            }
+        }
+        if (why.empty() && running_.size() >= limits_.running_max) why = "a free slot";
+        if (why.empty()) {
+            start(*job);
+        } else {
+            queue_.show(job->number, job->state, std::move(why));
+            passed.push_back(job);
+        }
+    }
+}
+
+std::string Runner::blocked_by(const Job& job, const Lock& lock) const {
+    for (const auto& [number, other] : queue_.open_jobs()) {
+        if (number == job.number) continue;
+        const bool holds = running_.contains(number) || other->state == JobState::kStuck;
+        if (!holds) continue;
+        for (const Lock& held : other->locks) {
+            if (!conflict(lock, held)) continue;
+            return fmt::format("{}: held by job {} ({} {}, step {})", lock.shown_as, other->id,
+                               other->operation, other->target, other->step);
+        }
+    }
+    return {};
+}
+
+void Runner::start(const Job& job) {
+    const std::uint64_t number = job.number;
+    running_.insert(number);
+    asio::co_spawn(loop_, engine_.run(number), [this, number](std::exception_ptr failure) {
+        running_.erase(number);
+        if (failure) failed_(failure);
+        ended_.notify();
+        queue_.changed().notify();
+    });
+}
+
+asio::awaitable<bool> Runner::drain(std::chrono::milliseconds deadline) {
+    stopping_ = true;
+    engine_.stop();
+    queue_.changed().notify();
+    const auto until = std::chrono::steady_clock::now() + deadline;
+    while (!running_.empty()) {
+        if (!co_await ended_.wait_until(until)) co_return running_.empty();
+    }
+    co_return true;
+}
+
+}  // namespace bpg::jobs

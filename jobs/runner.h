@@ -1,0 +1,51 @@
+// Decides which open job runs when: in order of priority and number, at most `running_max` at once, and
+// only with its locks. A job that must wait says for what (`waiting_for`), and nobody behind it may take
+// what it waits for. After a restart the jobs that had started come first: they hold their locks.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <set>
+#include <string>
+
+#include "jobs/engine.h"
+#include "jobs/queue.h"
+
+namespace bpg::jobs {
+
+struct RunnerLimits {
+    std::size_t running_max = 4;
+};
+
+/// Loop thread only.
+class Runner {
+  public:
+    /// `failed` hears of exceptions nobody expected: the daemon ends then.
+    Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, RunnerLimits limits,
+           std::function<void(std::exception_ptr)> failed);
+
+    /// Looks for jobs that can run now, and again whenever one is submitted or ends. Ends at stop().
+    asio::awaitable<void> run();
+
+    /// Begins nothing new; waits until running rows have ended, or `deadline`. True when all ended.
+    asio::awaitable<bool> drain(std::chrono::milliseconds deadline);
+
+    std::size_t running() const { return running_.size(); }
+
+  private:
+    void dispatch();
+    /// Why a lock cannot be had now; empty when it can.
+    std::string blocked_by(const Job& job, const Lock& lock) const;
+    void start(const Job& job);
+
+    asio::any_io_executor loop_;
+    Queue& queue_;
+    Engine& engine_;
+    RunnerLimits limits_;
+    std::function<void(std::exception_ptr)> failed_;
+    std::set<std::uint64_t> running_;
+    bool stopping_ = false;
+    Signal ended_;
+};
+
+}  // namespace bpg::jobs

@@ -1,0 +1,181 @@
+// An operation is a table of steps; this file is the shape of a row and what the engine sees of it.
+//
+// The contract of a row. `run` and `undo` happen at least once: the daemon may die anywhere and
+// re-enters the row it was in, so each first looks at the world and then acts. `record` happens exactly
+// once, in the commit that ends the row; it is synchronous, sees only a Batch and the in-memory
+// catalog. `undo` begins at the failing row, which may be half done. Publish last: only the final row
+// records what users see. Step names are persisted: retired, never renamed.
+#pragma once
+
+#include <boost/asio/awaitable.hpp>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "jobs/store.h"
+#include "orchestrator/base/error.h"
+
+namespace bpg::jobs {
+
+namespace asio = boost::asio;
+
+/// Commit the State and enter the next row.
+struct Done {};
+/// Nothing is wrong; look again after `delay`.
+struct Wait {
+    std::chrono::milliseconds delay;
+    std::string for_what;
+};
+/// Something that lived only in memory is gone (the daemon was restarted): undo back to and
+/// including row `to`, then go forward again from it.
+struct Rewind {
+    std::string_view to;
+    std::string why;
+};
+/// What a row answers; a failure is a thrown bpg::Error (kUnavailable: tried again).
+using Progress = std::variant<Done, Wait, Rewind>;
+
+inline constexpr auto nothing_to_undo = nullptr;    ///< said aloud in the table, not by omission
+inline constexpr auto nothing_to_record = nullptr;
+
+/// One row of an operation.
+template <class Op>
+struct Step {
+    std::string_view name;
+    std::string_view purpose;  ///< for people: "clone it, sharing blocks with its origin"
+    asio::awaitable<Progress> (Op::*run)(typename Op::State&);
+    asio::awaitable<void> (Op::*undo)(const typename Op::State&);
+    void (Op::*record)(const typename Op::State&, Batch&) const;
+};
+
+struct StepName {
+    std::string_view name;
+    std::string_view purpose;
+};
+
+/// What a running step may tell about itself. Lives as long as the attempt.
+class JobContext {
+  public:
+    JobContext(std::string job_id, std::string target)
+        : job_id_(std::move(job_id)), target_(std::move(target)) {}
+    const std::string& job_id() const { return job_id_; }
+    const std::string& target() const { return target_; }
+    /// Shown with the job and its object; committed with the row that said it.
+    void warn(std::string text) { warnings_.push_back(std::move(text)); }
+    std::vector<std::string> take_warnings() { return std::exchange(warnings_, {}); }
+
+  private:
+    std::string job_id_;
+    std::string target_;
+    std::vector<std::string> warnings_;
+};
+
+/// One attempt at one job, with its type erased. The engine drives it; nobody else does.
+class Program {
+  public:
+    virtual ~Program() = default;
+    virtual std::span<const StepName> steps() const = 0;
+    /// Works on a draft of the State; accept() keeps it, otherwise the next run() starts afresh.
+    virtual asio::awaitable<Progress> run(std::size_t row) = 0;
+    virtual bool has_undo(std::size_t row) const = 0;
+    virtual asio::awaitable<void> undo(std::size_t row) = 0;
+    virtual void record(std::size_t row, Batch& batch) const = 0;
+    virtual void accept() = 0;
+    /// In the commit that ends a failed or cancelled job: releases what its reservation holds.
+    virtual void record_failure(const ErrorInfo& error, Batch& batch) const = 0;
+    virtual nlohmann::json draft() const = 0;
+    /// What the job is for: {"ref": …}. Asked in the last commit of a success.
+    virtual nlohmann::json result() const = 0;
+};
+
+/// A Program over the table of Op. Op provides: State (with JSON conversion), `kName`, `kSteps`,
+/// `record_failure(const State&, const ErrorInfo&, Batch&) const`, `result(const State&) const`.
+template <class Op>
+class TableProgram final : public Program {
+  public:
+    TableProgram(std::unique_ptr<Op> op, const nlohmann::json& state)
+        : op_(std::move(op)), state_(state.get<typename Op::State>()), draft_(state_) {
+        for (const Step<Op>& step : Op::steps()) names_.push_back({step.name, step.purpose});
+    }
+    std::span<const StepName> steps() const override { return names_; }
+    asio::awaitable<Progress> run(std::size_t row) override {
+        draft_ = state_;  // a step that fails leaves no trace in the State
+        return (*op_.*Op::steps()[row].run)(draft_);
+    }
+    bool has_undo(std::size_t row) const override { return Op::steps()[row].undo != nullptr; }
+    asio::awaitable<void> undo(std::size_t row) override {
+        return (*op_.*Op::steps()[row].undo)(state_);
+    }
+    void record(std::size_t row, Batch& batch) const override {
+        if (const auto record = Op::steps()[row].record) (*op_.*record)(draft_, batch);
+    }
+    void accept() override { state_ = draft_; }
+    void record_failure(const ErrorInfo& error, Batch& batch) const override {
+        op_->record_failure(state_, error, batch);
+    }
+    nlohmann::json draft() const override { return draft_; }
+    nlohmann::json result() const override { return op_->result(draft_); }
+
+  private:
+    std::unique_ptr<Op> op_;
+    typename Op::State state_;
+    typename Op::State draft_;
+    std::vector<StepName> names_;
+};
+
+/// A table that repeats or forgets a name does not compile.
+template <class Op, std::size_t N>
+consteval std::span<const Step<Op>> checked(const Step<Op> (&table)[N]) {
+    for (std::size_t i = 0; i < N; ++i) {
+        if (table[i].name.empty()) throw "a step needs a name";
+        for (std::size_t j = 0; j < i; ++j) {
+            if (table[i].name == table[j].name) throw "step names must be unique";
+        }
+    }
+    return table;
+}
+
+/// Every operation the daemon knows.
+class OperationRegistry {
+  public:
+    struct Entry {
+        std::uint32_t version = 1;
+        std::vector<StepName> steps;
+        std::vector<bool> has_undo;
+        std::function<std::unique_ptr<Program>(JobContext&, const nlohmann::json& state)> make;
+    };
+
+    /// `make_op(JobContext&)` returns a std::unique_ptr<Op>.
+    template <class Op, class MakeOp>
+    void add(MakeOp make_op) {
+        Entry entry;
+        for (const Step<Op>& step : Op::steps()) {
+            entry.steps.push_back({step.name, step.purpose});
+            entry.has_undo.push_back(step.undo != nullptr);
+        }
+        entry.make = [make_op](JobContext& context, const nlohmann::json& state) {
+            return std::make_unique<TableProgram<Op>>(make_op(context), state);
+        };
+        entries_.emplace(std::string(Op::kName), std::move(entry));
+    }
+    /// nullptr when there is no such operation.
+    const Entry* find(const std::string& operation) const {
+        const auto found = entries_.find(operation);
+        return found == entries_.end() ? nullptr : &found->second;
+    }
+    const std::map<std::string, Entry>& all() const { return entries_; }
+
+  private:
+    std::map<std::string, Entry> entries_;
+};
+
+}  // namespace bpg::jobs

@@ -1,0 +1,95 @@
+// The one RocksDB of the daemon: jobs, events, idempotency keys and the catalog, committed together.
+//
+// A Batch is everything that becomes true at once. commit() makes it durable (sync=true) on a writer
+// thread of its own, which takes everything queued meanwhile into one synced write (group commit),
+// and resumes the caller on the loop. Commits take effect in the order of the calls.
+//
+// Limitations: one process (RocksDB's LOCK plus ours); a failed write is fatal, because what the loop
+// believes and what is on disk would differ: the process says so and exits, and the next start reads
+// the truth. Reads block for microseconds on cached data; scans are for start-up and pools.
+#pragma once
+
+#include <boost/asio/any_io_executor.hpp>
+#include <boost/asio/awaitable.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+namespace bpg::metrics {
+class Instruments;
+}
+
+namespace bpg::jobs {
+
+namespace asio = boost::asio;
+
+/// Two-letter kinds that open every key. A kind is never reused for something else.
+namespace kinds {
+inline constexpr std::string_view kMeta = "me";
+inline constexpr std::string_view kJob = "jb";          ///< + big-endian job number
+inline constexpr std::string_view kJobId = "ji";        ///< + job id, value: number
+inline constexpr std::string_view kActive = "ac";       ///< + big-endian number of an open job
+inline constexpr std::string_view kEvent = "ev";        ///< + big-endian number + big-endian seq
+inline constexpr std::string_view kIdempotency = "ik";  ///< + caller's key
+inline constexpr std::string_view kDatabase = "db";     ///< + database id
+inline constexpr std::string_view kBranch = "br";       ///< + branch id
+inline constexpr std::string_view kSnapshot = "sn";     ///< + snapshot id
+}  // namespace kinds
+
+/// Eight bytes that sort as the number does.
+std::string big_endian(std::uint64_t value);
+std::uint64_t from_big_endian(std::string_view bytes);
+
+/// Everything that becomes true in one commit.
+class Batch {
+  public:
+    void put(std::string key, std::string value) {
+        entries_.emplace_back(std::move(key), std::move(value));
+    }
+    void remove(std::string key) { entries_.emplace_back(std::move(key), std::nullopt); }
+    bool empty() const { return entries_.empty(); }
+
+  private:
+    friend class Store;
+    std::vector<std::pair<std::string, std::optional<std::string>>> entries_;
+};
+
+class Store {
+  public:
+    /// Makes a new, empty store with the current schema; kConflict `store_exists` if there is one.
+    static void create(const std::filesystem::path& directory);
+
+    /// Opens an existing store. kNotFound `store_missing` (never makes an empty one: a mistyped path
+    /// must not look like a fresh start), kConflict `store_in_use`, kCorrupt `store_corrupt`,
+    /// kInvalid `store_newer` when a later version of bpgd has written it.
+    Store(const std::filesystem::path& directory, asio::any_io_executor loop,
+          metrics::Instruments& metrics);
+    ~Store();
+    Store(const Store&) = delete;
+    Store& operator=(const Store&) = delete;
+
+    /// Returns when the batch is on disk. Loop thread only.
+    asio::awaitable<void> commit(Batch batch);
+
+    std::optional<std::string> get(const std::string& key) const;
+    /// Visits keys that begin with `prefix` in order, from `from` if given; stops when `visit` says
+    /// false. `reverse` goes from the last one backward.
+    void scan(std::string_view prefix,
+              const std::function<bool(std::string_view key, std::string_view value)>& visit,
+              bool reverse = false, std::string_view from = {}) const;
+
+    /// Writes what is queued, then closes. Called once, before the process ends.
+    void close();
+
+  private:
+    struct Impl;
+    std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace bpg::jobs

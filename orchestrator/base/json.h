@@ -1,0 +1,40 @@
+// JSON conversions the records share: optional values as null, times as microseconds since the epoch.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <optional>
+
+#include "orchestrator/base/clock.h"
+
+template <class T>
+struct nlohmann::adl_serializer<std::optional<T>> {
+    static void to_json(nlohmann::json& out, const std::optional<T>& value) {
+        out = value ? nlohmann::json(*value) : nlohmann::json(nullptr);
+    }
+    static void from_json(const nlohmann::json& in, std::optional<T>& value) {
+        if (in.is_null()) {
+            value.reset();
+        } else {
+            value = in.get<T>();
+        }
+    }
+};
+
+template <>
+struct nlohmann::adl_serializer<bpg::WallTime> {
+    static void to_json(nlohmann::json& out, const bpg::WallTime& time) {
+        out = time.time_since_epoch().count();
+    }
+    static void from_json(const nlohmann::json& in, bpg::WallTime& time) {
+        time = bpg::WallTime(std::chrono::microseconds(in.get<std::int64_t>()));
+    }
+};
+
+namespace bpg {
+
+/// RFC 3339 text, or null: how times look outside.
+inline nlohmann::json time_json(const std::optional<WallTime>& time) {
+    return time ? nlohmann::json(format_time(*time)) : nlohmann::json(nullptr);
+}
+
+}  // namespace bpg

@@ -1,0 +1,45 @@
+#include "orchestrator/base/secret_store.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/base/files.h"
+#include "orchestrator/base/id.h"
+
+namespace bpg {
+namespace {
+
+constexpr std::size_t kPasswordBytes = 24;
+
+}  // namespace
+
+SecretStore::SecretStore(std::filesystem::path directory) : directory_(std::move(directory)) {}
+
+std::filesystem::path SecretStore::path_of(const std::string& branch_id) const {
+    if (!is_valid_id(branch_id)) {
+        throw Error(ErrorKind::kInternal, "id_invalid", "a branch id is not valid", branch_id);
+    }
+    return directory_ / branch_id;
+}
+
+std::string SecretStore::ensure_password(const std::string& branch_id) const {
+    if (auto existing = find_password(branch_id)) return *existing;
+    ensure_directory(directory_, 0700);
+    const std::string password = random_hex(kPasswordBytes);
+    write_file_durably(path_of(branch_id), password, 0600);
+    return password;
+}
+
+std::optional<std::string> SecretStore::find_password(const std::string& branch_id) const {
+    return read_file(path_of(branch_id), 4096);
+}
+
+void SecretStore::remove_password(const std::string& branch_id) const {
+    if (::unlink(path_of(branch_id).c_str()) != 0 && errno != ENOENT) {
+        throw errno_error("remove the password of branch " + branch_id, errno);
+    }
+}
+
+}  // namespace bpg

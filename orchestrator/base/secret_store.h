@@ -1,0 +1,27 @@
+// Superuser passwords, one file a branch id, 0600 below `<paths.state>/secrets` (0700 root). They are
+// in no record, argument, environment or log of the daemon.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+
+namespace bpg {
+
+/// Blocking; call it in a pool. Ids are checked before they become a path.
+class SecretStore {
+  public:
+    explicit SecretStore(std::filesystem::path directory);
+
+    /// The password of a branch, made (192 random bits) and stored durably if there is none.
+    std::string ensure_password(const std::string& branch_id) const;
+    std::optional<std::string> find_password(const std::string& branch_id) const;
+    /// Success when there is none.
+    void remove_password(const std::string& branch_id) const;
+
+  private:
+    std::filesystem::path path_of(const std::string& branch_id) const;
+    std::filesystem::path directory_;
+};
+
+}  // namespace bpg

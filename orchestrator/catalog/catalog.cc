@@ -1,0 +1,290 @@
+#include "orchestrator/catalog/catalog.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "orchestrator/base/id.h"
+
+namespace bpg::catalog {
+namespace {
+
+using jobs::kinds::kBranch;
+using jobs::kinds::kDatabase;
+using jobs::kinds::kSnapshot;
+
+template <class Record>
+std::map<std::string, Record> read_all(const jobs::Store& store, std::string_view kind) {
+    std::map<std::string, Record> records;
+    store.scan(kind, [&](std::string_view key, std::string_view value) {
+        records.emplace(key.substr(kind.size()), nlohmann::json::parse(value).get<Record>());
+        return true;
+    });
+    return records;
+}
+
+template <class Record>
+void write(std::map<std::string, Record>& records, std::string_view kind, const Record& record,
+           jobs::Batch& batch) {
+    batch.put(std::string(kind) + record.id, nlohmann::json(record).dump());
+    records.insert_or_assign(record.id, record);
+}
+
+template <class Record>
+const Record* find(const std::map<std::string, Record>& records, const std::string& id) {
+    const auto found = records.find(id);
+    return found == records.end() ? nullptr : &found->second;
+}
+
+std::string list_of(const Catalog& catalog, const std::vector<const Branch*>& branches) {
+    std::string text;
+    for (const Branch* branch : branches) {
+        text += (text.empty() ? "" : ", ") + catalog.ref_of(*branch);
+    }
+    return text;
+}
+
+}  // namespace
+
+std::string_view to_string(BranchState state) {
+    switch (state) {
+        case BranchState::kCreating:
+            return "creating";
+        case BranchState::kRunning:
+            return "running";
+        case BranchState::kStopped:
+            return "stopped";
+        case BranchState::kFailed:
+            return "failed";
+        case BranchState::kDeleting:
+            return "deleting";
+    }
+    return "failed";
+}
+
+std::pair<std::string, std::string> split_ref(const std::string& ref) {
+    const auto slash = ref.find('/');
+    if (slash == std::string::npos) {
+        check_name("database", ref);
+        throw Error(ErrorKind::kInvalid, "ref_invalid", "\"" + ref + "\" does not name a branch",
+                    "a branch is written <database>/<branch>",
+                    fmt::format("did you mean {}/{}?", ref, kMain));
+    }
+    std::pair<std::string, std::string> parts{ref.substr(0, slash), ref.substr(slash + 1)};
+    check_name("database", parts.first);
+    check_name("branch", parts.second);
+    return parts;
+}
+
+void Catalog::load(const jobs::Store& store) {
+    databases_ = read_all<Database>(store, kDatabase);
+    branches_ = read_all<Branch>(store, kBranch);
+    snapshots_ = read_all<Snapshot>(store, kSnapshot);
+}
+
+const Database* Catalog::find_database(const std::string& name) const {
+    for (const auto& [id, database] : databases_) {
+        if (database.name == name) return &database;
+    }
+    return nullptr;
+}
+
+const Database* Catalog::database_by_id(const std::string& id) const {
+    return find(databases_, id);
+}
+
+const Branch* Catalog::find_branch(const std::string& ref) const {
+    const auto [database_name, branch_name] = split_ref(ref);
+    const Database* database = find_database(database_name);
+    if (database == nullptr) return nullptr;
+    for (const auto& [id, branch] : branches_) {
+        if (branch.database_id == database->id && branch.name == branch_name) return &branch;
+    }
+    return nullptr;
+}
+
+const Branch* Catalog::branch_by_id(const std::string& id) const { return find(branches_, id); }
+
+const Snapshot* Catalog::snapshot_by_id(const std::string& id) const {
+    return find(snapshots_, id);
+}
+
+const Database& Catalog::database(const std::string& name) const {
+    check_name("database", name);
+    if (const Database* found = find_database(name)) return *found;
+    throw Error(ErrorKind::kNotFound, "database_not_found",
+                "there is no database \"" + name + "\"", "",
+                "bpg db list shows the databases there are");
+}
+
+const Branch& Catalog::branch(const std::string& ref) const {
+    const auto parts = split_ref(ref);
+    const Database& parent = database(parts.first);
+    if (const Branch* found = find_branch(ref)) return *found;
+    throw Error(ErrorKind::kNotFound, "branch_not_found", "there is no branch \"" + ref + "\"", "",
+                "bpg branch list " + parent.name + " shows the branches there are");
+}
+
+std::vector<const Database*> Catalog::databases() const {
+    std::vector<const Database*> list;
+    for (const auto& [id, database] : databases_) list.push_back(&database);
+    std::sort(list.begin(), list.end(),
+              [](const Database* one, const Database* other) { return one->name < other->name; });
+    return list;
+}
+
+std::vector<const Branch*> Catalog::branches(const std::string& database_id) const {
+    std::vector<const Branch*> list;
+    for (const auto& [id, branch] : branches_) {
+        if (database_id.empty() || branch.database_id == database_id) list.push_back(&branch);
+    }
+    std::sort(list.begin(), list.end(), [this](const Branch* one, const Branch* other) {
+        const auto key = [this](const Branch& branch) {
+            const Database* owner = database_by_id(branch.database_id);
+            return std::tuple(owner == nullptr ? branch.database_id : owner->name,
+                              branch.name != kMain, branch.name);
+        };
+        return key(*one) < key(*other);
+    });
+    return list;
+}
+
+std::vector<const Branch*> Catalog::children(const std::string& branch_id) const {
+    std::vector<const Branch*> list;
+    for (const Branch* branch : branches()) {
+        if (branch->parent_id == branch_id) list.push_back(branch);
+    }
+    return list;
+}
+
+std::vector<const Snapshot*> Catalog::snapshots_of(const std::string& branch_id) const {
+    std::vector<const Snapshot*> list;
+    for (const auto& [id, snapshot] : snapshots_) {
+        if (snapshot.branch_id == branch_id) list.push_back(&snapshot);
+    }
+    return list;
+}
+
+std::vector<const Branch*> Catalog::branches_from(const std::string& snapshot_id) const {
+    std::vector<const Branch*> list;
+    for (const auto& [id, branch] : branches_) {
+        if (branch.created_from.snapshot == snapshot_id) list.push_back(&branch);
+    }
+    return list;
+}
+
+std::string Catalog::ref_of(const Branch& branch) const {
+    const Database* owner = database_by_id(branch.database_id);
+    return (owner == nullptr ? branch.database_id : owner->name) + "/" + branch.name;
+}
+
+std::string Catalog::choose_volume(const std::string& database, const std::string& branch) const {
+    const std::string base = database + "-" + branch;
+    const auto taken = [this](const std::string& name) {
+        return std::any_of(branches_.begin(), branches_.end(),
+                           [&name](const auto& entry) { return entry.second.volume == name; }) ||
+               std::any_of(snapshots_.begin(), snapshots_.end(),
+                           [&name](const auto& entry) { return entry.second.volume == name; });
+    };
+    std::string name = base;
+    for (int n = 2; taken(name); ++n) name = fmt::format("{}.{}", base, n);
+    return name;
+}
+
+bool Catalog::port_is_held(int port) const {
+    return std::any_of(branches_.begin(), branches_.end(),
+                       [port](const auto& entry) { return entry.second.port == port; });
+}
+
+std::optional<ErrorInfo> Catalog::can_create_database(const std::string& name) const {
+    if (find_database(name) == nullptr) return std::nullopt;
+    return ErrorInfo{ErrorKind::kConflict, "database_exists",
+                     "database \"" + name + "\" already exists", "",
+                     "choose another name, or pass --if-not-exists to use it"};
+}
+
+std::optional<ErrorInfo> Catalog::can_create_branch(const std::string& ref,
+                                                    const Branch& parent) const {
+    if (const Branch* existing = find_branch(ref)) {
+        const Branch* from = branch_by_id(existing->parent_id);
+        return ErrorInfo{ErrorKind::kConflict, "branch_exists",
+                         "branch \"" + ref + "\" already exists",
+                         fmt::format("it was created {} from {}", format_time(existing->created_at),
+                                     from == nullptr ? "nothing" : ref_of(*from)),
+                         "choose another name, or pass --if-not-exists to use it"};
+    }
+    if (parent.state == BranchState::kDeleting) {
+        return ErrorInfo{ErrorKind::kConflict, "busy",
+                         "branch \"" + ref_of(parent) + "\" is being deleted", "",
+                         "branch from another one"};
+    }
+    return std::nullopt;
+}
+
+std::optional<ErrorInfo> Catalog::can_delete_branch(const Branch& branch, bool force) const {
+    const std::string ref = ref_of(branch);
+    if (branch.name == kMain) {
+        return ErrorInfo{ErrorKind::kConflict, "branch_is_main",
+                         "branch \"" + ref + "\" goes only with its database",
+                         "it is the first branch of the database",
+                         "bpg db delete deletes the database"};
+    }
+    const auto below = children(branch.id);
+    if (!below.empty()) {
+        return ErrorInfo{ErrorKind::kConflict, "branch_has_children",
+                         "branch \"" + ref + "\" has children",
+                         "cut from it: " + list_of(*this, below), "delete those first"};
+    }
+    if (branch.is_protected && !force) {
+        return ErrorInfo{ErrorKind::kConflict, "branch_protected",
+                         "branch \"" + ref + "\" is protected", "", "pass --force to delete it"};
+    }
+    return std::nullopt;
+}
+
+std::optional<ErrorInfo> Catalog::can_delete_database(const Database& database, bool force) const {
+    std::vector<const Branch*> others;
+    for (const Branch* branch : branches(database.id)) {
+        if (branch->name != kMain) others.push_back(branch);
+    }
+    if (others.empty() || force) return std::nullopt;
+    return ErrorInfo{ErrorKind::kConflict, "database_has_branches",
+                     "database \"" + database.name + "\" has branches besides main",
+                     list_of(*this, others), "delete those first, or pass --force to delete all"};
+}
+
+void Catalog::put(const Database& database, jobs::Batch& batch) {
+    write(databases_, kDatabase, database, batch);
+}
+void Catalog::put(const Branch& branch, jobs::Batch& batch) {
+    write(branches_, kBranch, branch, batch);
+}
+void Catalog::put(const Snapshot& snapshot, jobs::Batch& batch) {
+    write(snapshots_, kSnapshot, snapshot, batch);
+}
+
+void Catalog::remove_database(const std::string& id, jobs::Batch& batch) {
+    batch.remove(std::string(kDatabase) + id);
+    databases_.erase(id);
+}
+void Catalog::remove_branch(const std::string& id, jobs::Batch& batch) {
+    batch.remove(std::string(kBranch) + id);
+    branches_.erase(id);
+    usages_.erase(id);
+}
+void Catalog::remove_snapshot(const std::string& id, jobs::Batch& batch) {
+    batch.remove(std::string(kSnapshot) + id);
+    snapshots_.erase(id);
+}
+
+void Catalog::set_usage(const std::string& branch_id, const Usage& usage) {
+    if (branches_.contains(branch_id)) usages_.insert_or_assign(branch_id, usage);
+}
+
+std::optional<Usage> Catalog::usage(const std::string& branch_id) const {
+    const auto found = usages_.find(branch_id);
+    if (found == usages_.end()) return std::nullopt;
+    return found->second;
+}
+
+}  // namespace bpg::catalog

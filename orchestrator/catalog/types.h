@@ -1,0 +1,120 @@
+// The nouns of the product as records: database, branch, snapshot. Plain values, stored as JSON.
+//
+// A branch's life:
+//
+//   creating ──▶ running ◀──▶ stopped
+//      │            │  ▲          │
+//      ▼            ▼  │          ▼
+//    (gone)       failed      deleting ──▶ (gone)
+//
+// creating: reserved, being made; if that fails the record goes. running: answered a real query.
+// stopped: no instance, on purpose. failed: no instance, not on purpose, and not restarted by itself.
+// degraded is derived for display: running, with a condition in its warnings. deleting: being destroyed;
+// never comes back.
+#pragma once
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "orchestrator/base/clock.h"
+#include "orchestrator/base/json.h"
+
+namespace bpg::catalog {
+
+/// The first branch of every database; it goes only with its database.
+inline constexpr std::string_view kMain = "main";
+
+struct Database {
+    std::string id;
+    std::string name;
+    std::string image;       ///< docker runtime; empty with native processes
+    std::string pg_version;  ///< "15.20", what every branch of it runs
+    WallTime created_at{};
+};
+
+enum class BranchState { kCreating, kRunning, kStopped, kFailed, kDeleting };
+
+std::string_view to_string(BranchState state);
+NLOHMANN_JSON_SERIALIZE_ENUM(BranchState, {{BranchState::kFailed, "failed"},
+                                           {BranchState::kCreating, "creating"},
+                                           {BranchState::kRunning, "running"},
+                                           {BranchState::kStopped, "stopped"},
+                                           {BranchState::kDeleting, "deleting"}})
+
+/// Where a branch was cut: every transaction up to `lsn` of the parent is in it.
+struct CreatedFrom {
+    std::string snapshot;  ///< snapshot id; empty when there is none (copied, or the first branch)
+    std::string mode;      ///< "safe", "fast", "clean"; empty for a first branch
+    std::string lsn;
+    std::optional<WallTime> at;
+};
+
+struct Branch {
+    std::string id;
+    std::string database_id;
+    std::string name;
+    std::string parent_id;  ///< empty for a first branch
+    BranchState state = BranchState::kCreating;
+    bool should_run = true;  ///< started again after a crash or reboot
+    std::string host;
+    int port = 0;
+    std::string volume;  ///< on-disk name; chosen with the reservation, never changes
+    std::string storage_driver;
+    std::string incarnation_id;
+    int incarnation_number = 1;
+    WallTime created_at{};
+    std::optional<WallTime> expires_at;
+    bool is_protected = false;
+    std::uint32_t timeline = 0;
+    std::string system_identifier;
+    CreatedFrom created_from;
+    std::string last_job;
+    std::vector<std::string> warnings;
+};
+
+struct Snapshot {
+    std::string id;
+    std::string branch_id;
+    std::string incarnation_id;
+    std::string volume;  ///< of the branch it was taken from
+    std::string kind;    ///< "base": for PITR and branches, "origin": what a branch hangs on
+    std::string label;
+    WallTime created_at{};
+    std::optional<WallTime> consistent_at;  ///< parent's clock right after it was taken
+    std::string start_lsn;
+    std::string stop_lsn;    ///< of pg_backup_stop; empty when taken without backup mode
+    std::string lsn;         ///< parent's insert position right after it was taken
+    std::uint32_t timeline = 0;
+    std::string mode;        ///< "safe", "fast", "clean"
+    bool pinned = false;
+    std::string created_by;  ///< "user", "schedule:<name>", "branch", "sync", "create"
+    std::string backup_label;    ///< byte for byte, kept with the snapshot and not in the clone
+    std::string tablespace_map;
+    std::string system_identifier;
+};
+
+/// Bytes, as last measured in the background; not stored.
+struct Usage {
+    std::uint64_t used = 0;
+    std::uint64_t referenced = 0;
+    std::uint64_t logical = 0;
+    WallTime measured_at{};
+};
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Database, id, name, image, pg_version, created_at)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(CreatedFrom, snapshot, mode, lsn, at)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Branch, id, database_id, name, parent_id, state,
+                                                should_run, host, port, volume, storage_driver,
+                                                incarnation_id, incarnation_number, created_at,
+                                                expires_at, is_protected, timeline,
+                                                system_identifier, created_from, last_job, warnings)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Snapshot, id, branch_id, incarnation_id, volume,
+                                                kind, label, created_at, consistent_at, start_lsn,
+                                                stop_lsn, lsn, timeline, mode, pinned, created_by,
+                                                backup_label, tablespace_map, system_identifier)
+
+}  // namespace bpg::catalog

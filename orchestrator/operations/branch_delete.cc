@@ -1,0 +1,141 @@
+#include "orchestrator/operations/branch_delete.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "orchestrator/base/error.h"
+
+namespace bpg::operations {
+
+using jobs::Done;
+using jobs::Progress;
+
+asio::awaitable<void> Destruction::remove_instances(std::vector<std::string> branch_ids) {
+    for (const std::string& id : branch_ids) co_await instances_.remove(id);
+}
+
+asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> branch_ids) {
+    for (const std::string& id : branch_ids) {
+        const catalog::Branch* branch = services_.catalog.branch_by_id(id);
+        if (branch == nullptr) continue;
+        const std::string volume = branch->volume;
+        co_await services_.storage.destroy_volume(volume, id);
+    }
+}
+
+std::vector<catalog::Snapshot> Destruction::snapshots_of(
+    const std::vector<std::string>& branch_ids) const {
+    const auto goes = [&branch_ids](const std::string& id) {
+        return std::find(branch_ids.begin(), branch_ids.end(), id) != branch_ids.end();
+    };
+    std::vector<catalog::Snapshot> gone;
+    for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
+        const auto cut_from_it = services_.catalog.branches_from(id);
+        const bool needed = std::any_of(
+            cut_from_it.begin(), cut_from_it.end(),
+            [&goes](const catalog::Branch* branch) { return !goes(branch->id); });
+        const bool hangs_on_nothing =
+            snapshot.kind == "origin" && !cut_from_it.empty() && !needed && !snapshot.pinned;
+        if (goes(snapshot.branch_id) || hangs_on_nothing) gone.push_back(snapshot);
+    }
+    return gone;
+}
+
+asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> branch_ids) {
+    for (const catalog::Snapshot& snapshot : snapshots_of(branch_ids)) {
+        const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
+        co_await services_.storage.destroy_snapshot(ref);
+    }
+}
+
+asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_ids) {
+    const SecretStore& secrets = services_.secrets;
+    const std::filesystem::path logs = services_.settings.log_root;
+    co_await services_.pool.run([&] {
+        for (const std::string& id : branch_ids) {
+            secrets.remove_password(id);
+            for (const char* ending : {".log", ".log.1"}) {
+                const std::filesystem::path path = logs / (id + ending);
+                if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+                    throw errno_error("remove " + path.string(), errno);
+                }
+            }
+        }
+    });
+}
+
+void Destruction::forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const {
+    for (const catalog::Snapshot& snapshot : snapshots_of(branch_ids)) {
+        services_.catalog.remove_snapshot(snapshot.id, batch);
+    }
+    for (const std::string& id : branch_ids) services_.catalog.remove_branch(id, batch);
+}
+
+void Destruction::note_failure(const std::vector<std::string>& branch_ids, const ErrorInfo& error,
+                               jobs::Batch& batch) const {
+    for (const std::string& id : branch_ids) {
+        const catalog::Branch* found = services_.catalog.branch_by_id(id);
+        if (found == nullptr) continue;
+        catalog::Branch branch = *found;
+        branch.last_job = context_.job_id();
+        branch.warnings = {"deleting it failed: " + error.message + "; delete it again to go on"};
+        services_.catalog.put(branch, batch);
+    }
+}
+
+std::span<const jobs::Step<BranchDelete>> BranchDelete::steps() {
+    using jobs::nothing_to_record;
+    using jobs::nothing_to_undo;
+    static constexpr jobs::Step<BranchDelete> kSteps[] = {
+        {"remove_instance", "stop PostgreSQL", &BranchDelete::remove_instance, nothing_to_undo,
+         nothing_to_record},
+        {"destroy_volume", "destroy the volume", &BranchDelete::destroy_volume, nothing_to_undo,
+         nothing_to_record},
+        {"destroy_snapshots", "destroy the snapshots nobody needs",
+         &BranchDelete::destroy_snapshots, nothing_to_undo, nothing_to_record},
+        {"remove_files", "remove password and log", &BranchDelete::remove_files, nothing_to_undo,
+         &BranchDelete::forget},
+    };
+    return jobs::checked(kSteps);
+}
+
+asio::awaitable<Progress> BranchDelete::remove_instance(State& state) {
+    const std::vector<std::string> one{state.branch_id};
+    co_await destruction_.remove_instances(one);
+    co_return Done{};
+}
+
+asio::awaitable<Progress> BranchDelete::destroy_volume(State& state) {
+    const std::vector<std::string> one{state.branch_id};
+    co_await destruction_.destroy_volumes(one);
+    co_return Done{};
+}
+
+asio::awaitable<Progress> BranchDelete::destroy_snapshots(State& state) {
+    const std::vector<std::string> one{state.branch_id};
+    co_await destruction_.destroy_snapshots(one);
+    co_return Done{};
+}
+
+asio::awaitable<Progress> BranchDelete::remove_files(State& state) {
+    const std::vector<std::string> one{state.branch_id};
+    co_await destruction_.remove_files(one);
+    co_return Done{};
+}
+
+void BranchDelete::forget(const State& state, jobs::Batch& batch) const {
+    destruction_.forget({state.branch_id}, batch);
+}
+
+void BranchDelete::record_failure(const State& state, const ErrorInfo& error,
+                                  jobs::Batch& batch) const {
+    destruction_.note_failure({state.branch_id}, error, batch);
+}
+
+nlohmann::json BranchDelete::result(const State& state) const {
+    return {{"ref", state.ref}, {"branch", state.branch_id}};
+}
+
+}  // namespace bpg::operations

@@ -1,0 +1,68 @@
+// branch-delete and what db-delete shares with it: forward only, since what is destroyed does not come
+// back. The reservation has marked the branches as deleting; a failure leaves them so, with the reason,
+// and the same command goes on from there.
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "jobs/step.h"
+#include "orchestrator/operations/instances.h"
+#include "orchestrator/operations/services.h"
+
+namespace bpg::operations {
+
+/// The steps of destroying branches, for one or for all of a database.
+class Destruction {
+  public:
+    Destruction(Services& services, jobs::JobContext& context)
+        : services_(services), context_(context), instances_(services) {}
+
+    asio::awaitable<void> remove_instances(std::vector<std::string> branch_ids);
+    asio::awaitable<void> destroy_volumes(std::vector<std::string> branch_ids);
+    /// Snapshots of the branches, and the snapshots they were cut from when nobody else needs them.
+    asio::awaitable<void> destroy_snapshots(std::vector<std::string> branch_ids);
+    /// Passwords and logs.
+    asio::awaitable<void> remove_files(std::vector<std::string> branch_ids);
+    void forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
+    void note_failure(const std::vector<std::string>& branch_ids, const ErrorInfo& error,
+                      jobs::Batch& batch) const;
+
+  private:
+    std::vector<catalog::Snapshot> snapshots_of(const std::vector<std::string>& branch_ids) const;
+
+    Services& services_;
+    jobs::JobContext& context_;
+    Instances instances_;
+};
+
+class BranchDelete {
+  public:
+    static constexpr std::string_view kName = "branch-delete";
+
+    struct State {
+        std::string branch_id;
+        std::string ref;
+    };
+
+    BranchDelete(Services& services, jobs::JobContext& context)
+        : destruction_(services, context) {}
+
+    static std::span<const jobs::Step<BranchDelete>> steps();
+    void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
+    nlohmann::json result(const State& state) const;
+
+  private:
+    asio::awaitable<jobs::Progress> remove_instance(State& state);
+    asio::awaitable<jobs::Progress> destroy_volume(State& state);
+    asio::awaitable<jobs::Progress> destroy_snapshots(State& state);
+    asio::awaitable<jobs::Progress> remove_files(State& state);
+    void forget(const State& state, jobs::Batch& batch) const;
+
+    Destruction destruction_;
+};
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchDelete::State, branch_id, ref)
+
+}  // namespace bpg::operations

@@ -1,0 +1,149 @@
+#include "orchestrator/operations/db_create.h"
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/operations/backup.h"
+
+namespace bpg::operations {
+
+using jobs::Done;
+using jobs::Progress;
+
+std::span<const jobs::Step<DbCreate>> DbCreate::steps() {
+    using jobs::nothing_to_record;
+    using jobs::nothing_to_undo;
+    static constexpr jobs::Step<DbCreate> kSteps[] = {
+        {"create_volume", "make an empty volume", &DbCreate::create_volume,
+         &DbCreate::destroy_volume, nothing_to_record},
+        {"init_data_directory", "initialise the data directory", &DbCreate::init_data_directory,
+         nothing_to_undo, nothing_to_record},
+        {"start_instance", "start PostgreSQL", &DbCreate::start_instance,
+         &DbCreate::remove_instance, nothing_to_record},
+        {"await_ready", "answer a query", &DbCreate::await_ready, nothing_to_undo,
+         nothing_to_record},
+        {"open_to_users", "give it its own password and let users in", &DbCreate::open_to_users,
+         &DbCreate::forget_password, nothing_to_record},
+        {"take_first_snapshot", "take a first snapshot", &DbCreate::take_first_snapshot,
+         &DbCreate::destroy_snapshot, &DbCreate::record_snapshot},
+        {"publish", "make the database visible", &DbCreate::publish, nothing_to_undo,
+         &DbCreate::record_database},
+    };
+    return jobs::checked(kSteps);
+}
+
+const catalog::Branch& DbCreate::branch(const State& state) const {
+    if (const auto* found = services_.catalog.branch_by_id(state.branch_id)) return *found;
+    throw Error(ErrorKind::kInternal, "branch_gone", "the reservation of this branch is gone");
+}
+
+storage::Identity DbCreate::identity(const State& state) const {
+    const catalog::Branch& place = branch(state);
+    return {place.id, services_.catalog.ref_of(place), place.incarnation_id, context_.job_id()};
+}
+
+asio::awaitable<Progress> DbCreate::create_volume(State& state) {
+    const storage::Identity mine = identity(state);
+    co_await services_.storage.create_volume(branch(state).volume, mine);
+    co_return Done{};
+}
+
+asio::awaitable<void> DbCreate::destroy_volume(const State& state) {
+    const std::string volume = branch(state).volume;
+    co_await services_.storage.destroy_volume(volume, state.branch_id);
+}
+
+asio::awaitable<Progress> DbCreate::init_data_directory(State& state) {
+    runtime::InitSpec init;
+    init.version = services_.catalog.database_by_id(state.database_id)->pg_version;
+    init.data_directory = instances_.data_directory(branch(state));
+    init.locale = services_.settings.locale;
+    co_await services_.runtime.init_data_directory(init);
+    postgres::CloneSpec mark;
+    mark.volume = services_.storage.volume_path(branch(state).volume);
+    mark.incarnation_id = branch(state).incarnation_id;
+    mark.owner = services_.runtime.instance_user();
+    co_await services_.data_directories.mark_prepared(mark);
+    co_return Done{};
+}
+
+asio::awaitable<Progress> DbCreate::start_instance(State& state) {
+    co_await instances_.start(state.branch_id, /*open=*/false);
+    co_return Done{};
+}
+
+asio::awaitable<void> DbCreate::remove_instance(const State& state) {
+    co_await instances_.remove(state.branch_id);
+}
+
+asio::awaitable<Progress> DbCreate::await_ready(State& state) {
+    const postgres::ReadyFacts facts = co_await instances_.await_ready(state.branch_id);
+    state.timeline = facts.timeline;
+    state.system_identifier = facts.system_identifier;
+    co_return Done{};
+}
+
+asio::awaitable<Progress> DbCreate::open_to_users(State& state) {
+    co_await instances_.open_to_users(state.branch_id);
+    co_return Done{};
+}
+
+asio::awaitable<void> DbCreate::forget_password(const State& state) {
+    const SecretStore& secrets = services_.secrets;
+    const std::string id = state.branch_id;
+    co_await services_.pool.run([&secrets, &id] { secrets.remove_password(id); });
+}
+
+asio::awaitable<Progress> DbCreate::take_first_snapshot(State& state) {
+    if (!services_.storage.atomic()) co_return Done{};
+    const storage::SnapshotRef snapshot{branch(state).volume, state.snapshot_id};
+    co_await services_.storage.destroy_snapshot(snapshot);
+    const std::string label = backup_label_of(services_.catalog.ref_of(branch(state)),
+                                              state.snapshot_id);
+    const auto session = co_await services_.postgres.start_backup(
+        instances_.endpoint(branch(state)), label, /*keep_wal=*/false);
+    co_await services_.storage.snapshot(snapshot);
+    const postgres::Position position = co_await session->position();
+    const postgres::BackupStop stop = co_await session->stop();
+    snapshot_ = snapshot_record(branch(state), state.snapshot_id, session->start(), stop, position,
+                                services_.clock.now());
+    snapshot_->system_identifier = state.system_identifier;
+    snapshot_->kind = "base";
+    snapshot_->created_by = "create";
+    snapshot_->label = "first";
+    co_return Done{};
+}
+
+asio::awaitable<void> DbCreate::destroy_snapshot(const State& state) {
+    if (!services_.storage.atomic()) co_return;
+    const storage::SnapshotRef snapshot{branch(state).volume, state.snapshot_id};
+    co_await services_.storage.destroy_snapshot(snapshot);
+}
+
+void DbCreate::record_snapshot(const State&, jobs::Batch& batch) const {
+    if (snapshot_) services_.catalog.put(*snapshot_, batch);
+}
+
+asio::awaitable<Progress> DbCreate::publish(State&) { co_return Done{}; }
+
+void DbCreate::record_database(const State& state, jobs::Batch& batch) const {
+    catalog::Branch record = branch(state);
+    record.state = catalog::BranchState::kRunning;
+    record.timeline = state.timeline;
+    record.system_identifier = state.system_identifier;
+    record.last_job = context_.job_id();
+    services_.catalog.put(record, batch);
+}
+
+void DbCreate::record_failure(const State& state, const ErrorInfo&, jobs::Batch& batch) const {
+    services_.catalog.remove_snapshot(state.snapshot_id, batch);
+    services_.catalog.remove_branch(state.branch_id, batch);
+    services_.catalog.remove_database(state.database_id, batch);
+}
+
+nlohmann::json DbCreate::result(const State& state) const {
+    const auto* database = services_.catalog.database_by_id(state.database_id);
+    return {{"ref", database == nullptr ? "" : database->name},
+            {"database", state.database_id},
+            {"branch", state.branch_id}};
+}
+
+}  // namespace bpg::operations

@@ -1,0 +1,125 @@
+#include "orchestrator/operations/instances.h"
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/base/signal.h"
+
+namespace bpg::operations {
+namespace {
+
+int major_of(const std::string& version) { return std::atoi(version.c_str()); }
+
+asio::awaitable<bool> is_running(runtime::Runtime& runtime, runtime::InstanceRef instance) {
+    const runtime::InstanceStatus status = co_await runtime.inspect(instance);
+    co_return status.running;
+}
+
+}  // namespace
+
+const catalog::Branch& Instances::branch(const std::string& id) const {
+    if (const auto* found = services_.catalog.branch_by_id(id)) return *found;
+    throw Error(ErrorKind::kNotFound, "branch_gone", "the branch of this job is gone", "id " + id);
+}
+
+std::filesystem::path Instances::data_directory(const catalog::Branch& branch) const {
+    return services_.storage.volume_path(branch.volume) / "data";
+}
+
+std::filesystem::path Instances::log_path(const catalog::Branch& branch) const {
+    return services_.settings.log_root / (branch.id + ".log");
+}
+
+runtime::InstanceRef Instances::ref(const catalog::Branch& branch) const {
+    return {branch.id, branch.volume, data_directory(branch),
+            services_.settings.socket_root / branch.id};
+}
+
+postgres::Endpoint Instances::endpoint(const catalog::Branch& branch) const {
+    return {services_.settings.socket_root / branch.id, branch.port, branch.id};
+}
+
+asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) {
+    postgres::OwnedConfig config;
+    config.volume = services_.storage.volume_path(branch(branch_id).volume);
+    config.owner = services_.runtime.instance_user();
+    config.settings = services_.settings.postgres_config;
+    config.open = open;
+    co_await services_.data_directories.write_owned_config(config);
+}
+
+asio::awaitable<void> Instances::start(std::string branch_id, bool open) {
+    co_await write_config(branch_id, open);
+    const catalog::Branch& place = branch(branch_id);
+    const auto* database = services_.catalog.database_by_id(place.database_id);
+    runtime::InstanceSpec spec;
+    spec.branch_id = place.id;
+    spec.name = place.volume;
+    spec.version = database == nullptr ? "" : database->pg_version;
+    spec.data_directory = data_directory(place);
+    spec.socket_directory = services_.settings.socket_root / place.id;
+    spec.log_path = log_path(place);
+    spec.settings = postgres::owned_settings(services_.storage.volume_path(place.volume),
+                                             endpoint(place), services_.settings.listen,
+                                             place.volume, major_of(spec.version));
+    co_await services_.runtime.start(spec);
+}
+
+asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_id) {
+    const catalog::Branch& place = branch(branch_id);
+    const runtime::InstanceRef instance = ref(place);
+    const std::filesystem::path log = log_path(place);
+    runtime::Runtime& runtime = services_.runtime;
+    const auto alive = [&runtime, instance] { return is_running(runtime, instance); };
+    std::optional<Error> failure;
+    try {
+        const postgres::ReadyFacts facts = co_await services_.postgres.await_ready(
+            instance.data_directory, endpoint(place), alive, services_.settings.ready_timeout);
+        co_return facts;
+    } catch (const Error& error) {
+        failure = error;
+    }
+    if (failure->code() != "postgres_refused") throw *failure;
+    const std::string tail = co_await runtime.log_tail(log, 50);
+    throw Error(ErrorKind::kInternal, "postgres_refused", "PostgreSQL ended while it was starting",
+                tail.empty() ? failure->info().detail : tail,
+                "the lines above are the end of its log, " + log.string());
+}
+
+asio::awaitable<void> Instances::open_to_users(std::string branch_id) {
+    const SecretStore& secrets = services_.secrets;
+    const std::string password = co_await services_.pool.run(
+        [&secrets, &branch_id] { return secrets.ensure_password(branch_id); });
+    std::string verifier =
+        co_await services_.pool.run([&password] { return postgres::scram_verifier(password); });
+    const postgres::Endpoint place = endpoint(branch(branch_id));
+    co_await services_.postgres.set_superuser_verifier(place, std::move(verifier));
+    // Only now may anybody in: before, the parent's password would have opened the branch.
+    co_await write_config(branch_id, /*open=*/true);
+    co_await services_.runtime.reload(ref(branch(branch_id)));
+    // The postmaster reads the file when the signal reaches it; until then it turns logins away.
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (true) {
+        std::optional<Error> failure;
+        try {
+            co_await services_.postgres.verify_login(services_.settings.listen, place.port,
+                                                     password, branch_id);
+            co_return;
+        } catch (const Error& error) {
+            failure = error;
+        }
+        if (std::chrono::steady_clock::now() > deadline) throw *failure;
+        co_await pause_for(std::chrono::milliseconds(5));
+    }
+}
+
+asio::awaitable<void> Instances::stop(std::string branch_id, runtime::StopMode mode) {
+    co_await services_.runtime.stop(ref(branch(branch_id)), mode, services_.settings.stop_timeout);
+}
+
+asio::awaitable<void> Instances::remove(std::string branch_id) {
+    const runtime::InstanceRef instance = ref(branch(branch_id));
+    co_await services_.runtime.stop(instance, runtime::StopMode::kImmediate,
+                                    services_.settings.stop_timeout);
+    co_await services_.runtime.remove(instance);
+}
+
+}  // namespace bpg::operations

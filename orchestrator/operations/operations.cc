@@ -1,0 +1,31 @@
+#include "orchestrator/operations/operations.h"
+
+#include "orchestrator/operations/branch_create.h"
+#include "orchestrator/operations/branch_delete.h"
+#include "orchestrator/operations/db_create.h"
+#include "orchestrator/operations/db_delete.h"
+#include "orchestrator/operations/power.h"
+
+namespace bpg::operations {
+namespace {
+
+template <class Op>
+void add(jobs::OperationRegistry& registry, Services& services) {
+    registry.add<Op>([&services](jobs::JobContext& context) {
+        return std::make_unique<Op>(services, context);
+    });
+}
+
+}  // namespace
+
+void register_operations(jobs::OperationRegistry& registry, Services& services) {
+    add<DbCreate>(registry, services);
+    add<DbDelete>(registry, services);
+    add<BranchCreate>(registry, services);
+    add<BranchDelete>(registry, services);
+    add<Start>(registry, services);
+    add<Stop>(registry, services);
+    add<Restart>(registry, services);
+}
+
+}  // namespace bpg::operations

@@ -1,0 +1,104 @@
+#include "orchestrator/operations/power.h"
+
+namespace bpg::operations {
+
+using catalog::BranchState;
+using jobs::Done;
+using jobs::nothing_to_record;
+using jobs::nothing_to_undo;
+using jobs::Progress;
+
+asio::awaitable<Progress> Power::stop_instance(State& state) {
+    co_await instances_.stop(state.branch_id, state.force ? runtime::StopMode::kImmediate
+                                                          : runtime::StopMode::kFast);
+    co_return Done{};
+}
+
+asio::awaitable<Progress> Power::start_instance(State& state) {
+    co_await instances_.start(state.branch_id, /*open=*/true);
+    co_return Done{};
+}
+
+asio::awaitable<Progress> Power::await_ready(State& state) {
+    co_await instances_.await_ready(state.branch_id);
+    co_return Done{};
+}
+
+asio::awaitable<void> Power::remove_instance(const State& state) {
+    co_await instances_.remove(state.branch_id);
+}
+
+void Power::record(const State& state, BranchState branch_state, bool should_run,
+                   std::string warning, jobs::Batch& batch) const {
+    const catalog::Branch* found = services_.catalog.branch_by_id(state.branch_id);
+    if (found == nullptr) return;
+    catalog::Branch branch = *found;
+    branch.state = branch_state;
+    branch.should_run = should_run;
+    branch.last_job = context_.job_id();
+    branch.warnings.clear();
+    if (!warning.empty()) branch.warnings.push_back(std::move(warning));
+    services_.catalog.put(branch, batch);
+}
+
+void Power::record_running(const State& state, jobs::Batch& batch) const {
+    record(state, BranchState::kRunning, /*should_run=*/true, "", batch);
+}
+
+void Power::record_stopped(const State& state, jobs::Batch& batch) const {
+    record(state, BranchState::kStopped, /*should_run=*/false, "", batch);
+}
+
+nlohmann::json Power::result(const State& state) const {
+    return {{"ref", state.ref}, {"branch", state.branch_id}};
+}
+
+std::span<const jobs::Step<Start>> Start::steps() {
+    static constexpr jobs::Step<Start> kSteps[] = {
+        {"start_instance", "start PostgreSQL", &Start::start_instance, &Start::remove_instance,
+         nothing_to_record},
+        {"await_ready", "answer a query", &Start::await_ready, nothing_to_undo,
+         &Start::record_running},
+    };
+    return jobs::checked(kSteps);
+}
+
+void Start::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
+    record(state, BranchState::kFailed, /*should_run=*/false, "start failed: " + error.message,
+           batch);
+}
+
+std::span<const jobs::Step<Stop>> Stop::steps() {
+    static constexpr jobs::Step<Stop> kSteps[] = {
+        {"stop_instance", "stop PostgreSQL", &Stop::stop_instance, nothing_to_undo,
+         &Stop::record_stopped},
+    };
+    return jobs::checked(kSteps);
+}
+
+void Stop::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
+    // A stop that timed out leaves the server running, as before.
+    record(state, BranchState::kRunning, /*should_run=*/true, "stop failed: " + error.message,
+           batch);
+}
+
+std::span<const jobs::Step<Restart>> Restart::steps() {
+    static constexpr jobs::Step<Restart> kSteps[] = {
+        {"stop_instance", "stop PostgreSQL", &Restart::stop_instance, nothing_to_undo,
+         nothing_to_record},
+        {"start_instance", "start PostgreSQL", &Restart::start_instance, nothing_to_undo,
+         nothing_to_record},
+        {"await_ready", "answer a query", &Restart::await_ready, nothing_to_undo,
+         &Restart::record_running},
+    };
+    return jobs::checked(kSteps);
+}
+
+void Restart::record_failure(const State& state, const ErrorInfo& error,
+                             jobs::Batch& batch) const {
+    const bool still_runs = error.code == "stop_timed_out";
+    record(state, still_runs ? BranchState::kRunning : BranchState::kFailed, still_runs,
+           "restart failed: " + error.message, batch);
+}
+
+}  // namespace bpg::operations

@@ -1,0 +1,69 @@
+// start, stop and restart of a branch's instance. They share their state and their steps.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "jobs/step.h"
+#include "orchestrator/operations/instances.h"
+#include "orchestrator/operations/services.h"
+
+namespace bpg::operations {
+
+struct PowerState {
+    std::string branch_id;
+    bool force = false;  ///< immediate shutdown
+    std::string ref;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PowerState, branch_id, force, ref)
+
+/// The steps of all three.
+class Power {
+  public:
+    using State = PowerState;
+
+    Power(Services& services, jobs::JobContext& context)
+        : services_(services), context_(context), instances_(services) {}
+
+    nlohmann::json result(const State& state) const;
+
+  protected:
+    asio::awaitable<jobs::Progress> stop_instance(State& state);
+    asio::awaitable<jobs::Progress> start_instance(State& state);
+    asio::awaitable<jobs::Progress> await_ready(State& state);
+    asio::awaitable<void> remove_instance(const State& state);
+    void record_running(const State& state, jobs::Batch& batch) const;
+    void record_stopped(const State& state, jobs::Batch& batch) const;
+    void record(const State& state, catalog::BranchState branch_state, bool should_run,
+                std::string warning, jobs::Batch& batch) const;
+
+    Services& services_;
+    jobs::JobContext& context_;
+    Instances instances_;
+};
+
+class Start : public Power {
+  public:
+    static constexpr std::string_view kName = "start";
+    using Power::Power;
+    static std::span<const jobs::Step<Start>> steps();
+    void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
+};
+
+class Stop : public Power {
+  public:
+    static constexpr std::string_view kName = "stop";
+    using Power::Power;
+    static std::span<const jobs::Step<Stop>> steps();
+    void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
+};
+
+class Restart : public Power {
+  public:
+    static constexpr std::string_view kName = "restart";
+    using Power::Power;
+    static std::span<const jobs::Step<Restart>> steps();
+    void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
+};
+
+}  // namespace bpg::operations

@@ -1,0 +1,257 @@
+#include "orchestrator/operations/requests.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "orchestrator/base/id.h"
+#include "orchestrator/operations/branch_create.h"
+#include "orchestrator/operations/branch_delete.h"
+#include "orchestrator/operations/db_create.h"
+#include "orchestrator/operations/db_delete.h"
+#include "orchestrator/operations/power.h"
+
+namespace bpg::operations {
+namespace {
+
+using catalog::Branch;
+using catalog::BranchState;
+using catalog::Database;
+
+jobs::Lock database_lock(const Database& database, bool exclusive) {
+    return {"database/" + database.id, exclusive, database.name};
+}
+
+jobs::Lock branch_lock(const Branch& branch, const std::string& ref, bool exclusive) {
+    return {"branch/" + branch.id, exclusive, ref};
+}
+
+void refuse(const std::optional<ErrorInfo>& refusal) {
+    if (refusal) throw Error(*refusal);
+}
+
+jobs::Submission submission(std::string_view operation, std::string target, nlohmann::json params,
+                            nlohmann::json data, RequestKey key) {
+    jobs::Submission made;
+    made.operation = std::string(operation);
+    made.target = std::move(target);
+    made.params = std::move(params);
+    made.data = std::move(data);
+    made.idempotency_key = std::move(key.idempotency_key);
+    made.request_hash = std::move(key.request_hash);
+    made.job_id = new_id();
+    return made;
+}
+
+}  // namespace
+
+asio::awaitable<std::optional<jobs::Job>> Requests::attach(std::string operation,
+                                                           std::string target,
+                                                           nlohmann::json params) {
+    const auto same = co_await queue_.find_open_same(operation, target, params);
+    if (same) co_return same;
+    if (const auto other = queue_.find_open_on(target)) {
+        throw Error(ErrorKind::kConflict, "busy", "\"" + target + "\" is busy",
+                    fmt::format("job {} ({}) is {}, at step {}", other->id, other->operation,
+                                jobs::to_string(other->state), other->step),
+                    "wait for it: bpg job tail -f " + other->id);
+    }
+    co_return std::nullopt;
+}
+
+asio::awaitable<int> Requests::choose_port() {
+    const PortPolicy& ports = ports_;
+    // Ports are looked at again when a reservation came in between.
+    for (int port = ports.first; port <= ports.last; ++port) {
+        if (services_.catalog.port_is_held(port)) continue;
+        const bool free = co_await services_.pool.run([&ports, port] { return ports.is_free(port); });
+        if (free && !services_.catalog.port_is_held(port)) co_return port;
+    }
+    throw Error(ErrorKind::kExhausted, "ports_exhausted", "no port is free for another branch",
+                fmt::format("every port of network.ports {}-{} is held by a branch, in use, or claimed "
+                            "by a cluster under /etc/postgresql",
+                            ports.first, ports.last),
+                "delete a branch, or widen network.ports");
+}
+
+asio::awaitable<jobs::Job> Requests::db_create(DbCreateRequest request, RequestKey key) {
+    check_name("database", request.name);
+    const nlohmann::json params{{"name", request.name}, {"pg_version", request.pg_version}};
+    const auto open = co_await attach("db-create", request.name, params);
+    if (open) co_return *open;
+    refuse(services_.catalog.can_create_database(request.name));
+    const std::string wanted = request.pg_version.empty() ? default_version_ : request.pg_version;
+    const std::string version = co_await services_.runtime.resolve(wanted);
+    const int port = co_await choose_port();
+    // Both waited; another request may have taken the name meanwhile.
+    refuse(services_.catalog.can_create_database(request.name));
+
+    Database database{new_id(), request.name, "", version, services_.clock.now()};
+    Branch main;
+    main.id = new_id();
+    main.database_id = database.id;
+    main.name = std::string(catalog::kMain);
+    main.host = services_.settings.listen;
+    main.port = port;
+    main.volume = services_.catalog.choose_volume(database.name, main.name);
+    main.storage_driver = std::string(services_.storage.driver());
+    main.incarnation_id = new_id();
+    main.created_at = database.created_at;
+    const DbCreate::State state{database.id, main.id, new_id(), 0, ""};
+    jobs::Submission job =
+        submission(DbCreate::kName, database.name, params, state, std::move(key));
+    main.last_job = job.job_id;
+    job.locks = {database_lock(database, true),
+                 branch_lock(main, database.name + "/" + main.name, true)};
+    jobs::Batch batch;
+    services_.catalog.put(database, batch);
+    services_.catalog.put(main, batch);
+    co_return co_await queue_.submit(std::move(job), std::move(batch));
+}
+
+asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, RequestKey key) {
+    const nlohmann::json params{{"name", name}, {"force", force}};
+    const auto open = co_await attach("db-delete", name, params);
+    if (open) co_return *open;
+    const Database database = services_.catalog.database(name);
+    refuse(services_.catalog.can_delete_database(database, force));
+    DbDelete::State state{database.id, database.name, {}};
+    jobs::Batch batch;
+    jobs::Submission job = submission(DbDelete::kName, name, params, nullptr, std::move(key));
+    job.locks.push_back(database_lock(database, true));
+    std::vector<Branch> doomed;
+    for (const Branch* branch : services_.catalog.branches(database.id)) doomed.push_back(*branch);
+    for (const Branch& branch : doomed) {
+        const std::string ref = services_.catalog.ref_of(branch);
+        if (const auto other = queue_.find_open_on(ref)) {
+            throw Error(ErrorKind::kConflict, "busy", "\"" + ref + "\" is busy",
+                        fmt::format("job {} ({}) is open", other->id, other->operation),
+                        "wait for it: bpg job tail -f " + other->id);
+        }
+        state.branch_ids.push_back(branch.id);
+        job.locks.push_back(branch_lock(branch, ref, true));
+    }
+    for (Branch& branch : doomed) {
+        branch.state = BranchState::kDeleting;
+        branch.should_run = false;
+        branch.last_job = job.job_id;
+        services_.catalog.put(branch, batch);
+    }
+    job.data = state;
+    co_return co_await queue_.submit(std::move(job), std::move(batch));
+}
+
+asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, RequestKey key) {
+    const auto [database_name, branch_name] = catalog::split_ref(request.ref);
+    const std::string from =
+        request.from.empty() ? database_name + "/" + std::string(catalog::kMain) : request.from;
+    const nlohmann::json params{{"ref", request.ref}, {"from", from}, {"fast", request.fast}};
+    const auto open = co_await attach("branch-create", request.ref, params);
+    if (open) co_return *open;
+    const auto look_again = [this, &request, &from, &database_name]() -> Branch {
+        const Database& database = services_.catalog.database(database_name);
+        const Branch& parent = services_.catalog.branch(from);
+        if (parent.database_id != database.id) {
+            throw Error(ErrorKind::kInvalid, "parent_elsewhere",
+                        "a branch stays in the database of its parent",
+                        "\"" + request.ref + "\" cannot be cut from \"" + from + "\"",
+                        "name it " + from.substr(0, from.find('/')) + "/…");
+        }
+        refuse(services_.catalog.can_create_branch(request.ref, parent));
+        return parent;
+    };
+    look_again();
+    if (request.fast && !services_.storage.atomic()) {
+        throw Error(ErrorKind::kInvalid, "fast_unsupported",
+                    fmt::format("--fast is not possible with storage driver {}",
+                                services_.storage.driver()),
+                    "it needs snapshots that are atomic, and this driver copies file by file",
+                    "leave out --fast, or use storage driver btrfs or zfs");
+    }
+    const int port = co_await choose_port();
+    const Branch parent = look_again();  // choosing a port waited
+
+    const Database& database = services_.catalog.database(database_name);
+    Branch branch;
+    branch.id = new_id();
+    branch.database_id = database.id;
+    branch.name = branch_name;
+    branch.parent_id = parent.id;
+    branch.host = services_.settings.listen;
+    branch.port = port;
+    branch.volume = services_.catalog.choose_volume(database_name, branch_name);
+    branch.storage_driver = std::string(services_.storage.driver());
+    branch.incarnation_id = new_id();
+    branch.created_at = services_.clock.now();
+    BranchCreate::State state;
+    state.branch_id = branch.id;
+    state.parent_id = parent.id;
+    state.snapshot_id = new_id();
+    state.fast = request.fast;
+    jobs::Submission job =
+        submission(BranchCreate::kName, request.ref, params, state, std::move(key));
+    job.mode = request.fast ? "fast" : "safe";
+    branch.last_job = job.job_id;
+    job.locks = {database_lock(database, false), branch_lock(parent, from, false),
+                 branch_lock(branch, request.ref, true)};
+    jobs::Batch batch;
+    services_.catalog.put(branch, batch);
+    co_return co_await queue_.submit(std::move(job), std::move(batch));
+}
+
+asio::awaitable<jobs::Job> Requests::branch_delete(std::string ref, bool force, RequestKey key) {
+    const nlohmann::json params{{"ref", ref}, {"force", force}};
+    const auto open = co_await attach("branch-delete", ref, params);
+    if (open) co_return *open;
+    Branch branch = services_.catalog.branch(ref);
+    refuse(services_.catalog.can_delete_branch(branch, force));
+    const BranchDelete::State state{branch.id, ref};
+    jobs::Submission job = submission(BranchDelete::kName, ref, params, state, std::move(key));
+    job.locks = {database_lock(*services_.catalog.database_by_id(branch.database_id), false),
+                 branch_lock(branch, ref, true)};
+    branch.state = BranchState::kDeleting;
+    branch.should_run = false;
+    branch.last_job = job.job_id;
+    jobs::Batch batch;
+    services_.catalog.put(branch, batch);
+    co_return co_await queue_.submit(std::move(job), std::move(batch));
+}
+
+asio::awaitable<jobs::Job> Requests::power(std::string operation, std::string ref, bool force,
+                                           RequestKey key) {
+    const std::string branch_id = services_.catalog.branch(ref).id;
+    co_return co_await submit_power(std::move(operation), branch_id, force,
+                                    jobs::Priority::kInteractive, std::move(key));
+}
+
+asio::awaitable<jobs::Job> Requests::start_again(std::string branch_id) {
+    co_return co_await submit_power("start", std::move(branch_id), false,
+                                    jobs::Priority::kHousekeeping, {});
+}
+
+asio::awaitable<jobs::Job> Requests::submit_power(std::string operation, std::string branch_id,
+                                                  bool force, jobs::Priority priority,
+                                                  RequestKey key) {
+    const Branch* found = services_.catalog.branch_by_id(branch_id);
+    if (found == nullptr) {
+        throw Error(ErrorKind::kNotFound, "branch_not_found", "the branch is gone", branch_id);
+    }
+    const std::string ref = services_.catalog.ref_of(*found);
+    const nlohmann::json params{{"ref", ref}, {"force", force}};
+    const auto open = co_await attach(operation, ref, params);
+    if (open) co_return *open;
+    const Branch branch = services_.catalog.branch(ref);
+    if (branch.state == BranchState::kDeleting || branch.state == BranchState::kCreating) {
+        throw Error(ErrorKind::kConflict, "busy", "\"" + ref + "\" is busy",
+                    fmt::format("it is {}", catalog::to_string(branch.state)),
+                    "wait until its job " + branch.last_job + " has ended");
+    }
+    const PowerState state{branch.id, force, ref};
+    jobs::Submission job = submission(operation, ref, params, state, std::move(key));
+    job.priority = priority;
+    job.locks = {database_lock(*services_.catalog.database_by_id(branch.database_id), false),
+                 branch_lock(branch, ref, true)};
+    co_return co_await queue_.submit(std::move(job), jobs::Batch{});
+}
+
+}  // namespace bpg::operations

@@ -1,0 +1,37 @@
+// A run of TCP ports that no other suite on this machine uses at the same time. Slots lie below the
+// ephemeral ports; each is held by a lock file for the life of the object, and every port in it was
+// free when it was taken.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "orchestrator/base/files.h"
+
+namespace bpg::test {
+
+class PortSlot {
+  public:
+    static constexpr std::uint16_t kSize = 40;  ///< ports in a slot
+
+    /// Takes a free slot, beginning the search at one chosen by our pid. Throws when there is none.
+    PortSlot();
+
+    std::uint16_t first() const { return first_; }
+    /// Given to instances: the first to the last but one of the slot.
+    std::uint16_t last_instance() const { return static_cast<std::uint16_t>(first_ + kSize - 2); }
+    /// The slot's last port, for /metrics.
+    std::uint16_t metrics() const { return static_cast<std::uint16_t>(first_ + kSize - 1); }
+
+    /// Which ports of the slot somebody listens on.
+    std::vector<std::uint16_t> taken() const;
+
+  private:
+    std::uint16_t first_ = 0;
+    UniqueFd lock_;
+};
+
+/// Whether 127.0.0.1:port can be bound right now.
+bool port_is_free(std::uint16_t port);
+
+}  // namespace bpg::test
