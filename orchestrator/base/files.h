@@ -40,25 +40,26 @@ struct FileOwner {
 };
 
 /// Opens `relative` below directory `root` with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS. Returns an
-/// empty fd for ENOENT, throws kCorrupt `symlink_refused` for a symbolic link, errno_error otherwise.
+/// empty fd for ENOENT, throws kCorrupt `symlink_refused` for a symbolic link, errno_error
+/// otherwise.
 UniqueFd open_beneath(int root_fd, const std::string& relative, int flags, mode_t mode = 0);
 /// Opens a directory itself, refusing a symbolic link as its last part.
 UniqueFd open_directory(const std::filesystem::path& path);
 
-/// The whole file, at most `max` bytes (more is kCorrupt `file_too_large`); nothing when it is absent.
-/// Refuses symbolic links and anything that is not a regular file.
+/// The whole file, at most `max` bytes (more is kCorrupt `file_too_large`); nothing when it is
+/// absent. Refuses symbolic links and anything that is not a regular file.
 std::optional<std::string> read_file(const std::filesystem::path& path, std::size_t max = 1 << 20);
 
-/// Temporary file in the same directory, fsync, rename, fsync of the directory: after it returns the
-/// new content survives a power cut; at any instant before, the old one does.
+/// Temporary file in the same directory, fsync, rename, fsync of the directory: after it returns
+/// the new content survives a power cut; at any instant before, the old one does.
 void write_file_durably(const std::filesystem::path& path, std::string_view content, mode_t mode,
                         std::optional<FileOwner> owner = std::nullopt);
 
 /// mkdir when absent; sets mode and owner either way; refuses a symbolic link in its place.
 void ensure_directory(const std::filesystem::path& path, mode_t mode, FileOwner owner = {});
 
-/// The names in an open directory, without "." and "..", in no order; its own offset stays as it is.
-/// `shown` stands for the directory in errors.
+/// The names in an open directory, without "." and "..", in no order; its own offset stays as it
+/// is. `shown` stands for the directory in errors.
 std::vector<std::string> directory_names(int directory_fd, std::string_view shown);
 
 void fsync_directory(const std::filesystem::path& path);

@@ -1,6 +1,6 @@
-// Child processes, without a shell: posix_spawn with an argv, a clean environment (PATH, LC_ALL=C and
-// what the caller adds), all other descriptors closed. Boost.Process v2 of 1.81 is not used: it waits
-// on the loop thread and leaks descriptors.
+// Child processes, without a shell: posix_spawn with an argv, a clean environment (PATH, LC_ALL=C
+// and what the caller adds), all other descriptors closed. Boost.Process v2 of 1.81 is not used: it
+// waits on the loop thread and leaks descriptors.
 #pragma once
 
 #include <sys/types.h>
@@ -34,8 +34,9 @@ struct CommandResult {
     std::string explain(const Command& command) const;
 };
 
-/// Runs a command to its end. Blocks: call it on a BlockingPool. Throws kNotFound `command_not_found`
-/// when there is no such program, kInternal when it cannot be started; a non-zero exit is no throw.
+/// Runs a command to its end. Blocks: call it on a BlockingPool. Throws kNotFound
+/// `command_not_found` when there is no such program, kInternal when it cannot be started; a
+/// non-zero exit is no throw.
 CommandResult run_command(const Command& command);
 
 /// A process that must outlive us: in a session of its own, stdin from /dev/null, stdout and stderr

@@ -4,8 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <boost/asio/error.hpp>
-#include <boost/system/system_error.hpp>
+#include <boost/asio/this_coro.hpp>
 #include <exception>
 #include <stdexcept>
 #include <utility>
@@ -23,6 +22,7 @@ bool is_name(std::string_view segment) {
 
 std::vector<std::string> split(std::string_view route) {
     std::vector<std::string> segments;
+    if (route == "/") return segments;
     while (!route.empty()) {
         route.remove_prefix(1);
         const std::size_t slash = std::min(route.find('/'), route.size());
@@ -67,16 +67,6 @@ Response method_not_allowed(const Request& request, std::vector<std::string> met
         request.id, 405);
     response.headers.emplace_back("Allow", allowed);
     return response;
-}
-
-bool is_cancellation(const std::exception_ptr& failure) {
-    try {
-        std::rethrow_exception(failure);
-    } catch (const boost::system::system_error& error) {
-        return error.code() == asio::error::operation_aborted;
-    } catch (const std::exception&) {
-        return false;
-    }
 }
 
 /// What a handler threw, as the answer; bugs and broken data also go to the log.
@@ -153,7 +143,10 @@ asio::awaitable<Router::Answer> Router::answer(Request request) const {
     } catch (...) {  // translated below
         failure = std::current_exception();
     }
-    if (failure && is_cancellation(failure)) std::rethrow_exception(failure);
+    const auto cancellation = co_await asio::this_coro::cancellation_state;
+    if (failure && cancellation.cancelled() != asio::cancellation_type::none) {
+        std::rethrow_exception(failure);
+    }
     if (failure) answer.response = failed(failure, request, answer.route);
     co_return answer;
 }

@@ -35,7 +35,7 @@ class Router {
         std::string route;  ///< the template, "" when none matched
     };
     /// 404 `route_not_found`, 405 `method_not_allowed` with Allow, or what the handler answers.
-    /// HEAD is answered by the GET handler. Throws only what cancellation throws.
+    /// HEAD is answered by the GET handler. Throws only when it is cancelled.
     asio::awaitable<Answer> answer(Request request) const;
 
     void request_done(std::string_view route, std::string_view method, int status,

@@ -1,5 +1,7 @@
 #include "orchestrator/operations/operations.h"
 
+#include <stdexcept>
+
 #include "orchestrator/operations/branch_create.h"
 #include "orchestrator/operations/branch_delete.h"
 #include "orchestrator/operations/db_create.h"
@@ -10,15 +12,14 @@ namespace bpg::operations {
 namespace {
 
 template <class Op>
-void add(jobs::OperationRegistry& registry, Services& services) {
-    registry.add<Op>([&services](jobs::JobContext& context) {
-        return std::make_unique<Op>(services, context);
+void add(jobs::OperationRegistry& registry, Services* services) {
+    registry.add<Op>([services](jobs::JobContext& context) {
+        if (services == nullptr) throw std::logic_error("a described operation cannot run");
+        return std::make_unique<Op>(*services, context);
     });
 }
 
-}  // namespace
-
-void register_operations(jobs::OperationRegistry& registry, Services& services) {
+void add_all(jobs::OperationRegistry& registry, Services* services) {
     add<DbCreate>(registry, services);
     add<DbDelete>(registry, services);
     add<BranchCreate>(registry, services);
@@ -27,5 +28,13 @@ void register_operations(jobs::OperationRegistry& registry, Services& services) 
     add<Stop>(registry, services);
     add<Restart>(registry, services);
 }
+
+}  // namespace
+
+void register_operations(jobs::OperationRegistry& registry, Services& services) {
+    add_all(registry, &services);
+}
+
+void describe_operations(jobs::OperationRegistry& registry) { add_all(registry, nullptr); }
 
 }  // namespace bpg::operations

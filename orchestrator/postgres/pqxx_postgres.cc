@@ -68,16 +68,17 @@ class Alarm {
 /// Runs `work(session)` while `cutoff` can end its waits.
 template <class Work>
 auto with_cutoff(Session& session, Cutoff& cutoff, Work& work) {
-    struct Forget {
+    struct Restore {
         Cutoff& cutoff;
-        ~Forget() { cutoff.forget(); }
+        int socket;
+        ~Restore() { cutoff.watch(socket); }
     };
-    const Forget forget{cutoff};
+    const Restore restore{cutoff, cutoff.watch(session.socket())};
     const auto too_late = [] {
         return Error(ErrorKind::kTimeout, "postgres_timeout", "PostgreSQL took too long",
                      "the server has stopped answering");
     };
-    if (!cutoff.watch(session.socket())) throw too_late();
+    if (cutoff.was_cut()) throw too_late();
     try {
         return work(session);
     } catch (const Error&) {
@@ -290,7 +291,6 @@ void disable_all_subscriptions(Session& session, SessionTarget target, VersionMe
         } catch (const Error& failure) {
             refused = dbname + ": " + failure.info().detail;
         }
-        cutoff.watch(session.socket());
     }
     const auto left = enabled_subscriptions(session);
     if (left.empty()) return;

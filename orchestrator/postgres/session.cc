@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 
 #include <charconv>
+#include <utility>
 
 #include "orchestrator/base/error.h"
 
@@ -90,15 +91,9 @@ std::string conninfo(const SessionTarget& target, bool event_triggers_off) {
 
 }  // namespace
 
-bool Cutoff::watch(int socket) {
+int Cutoff::watch(int socket) {
     const std::lock_guard lock(mutex_);
-    socket_ = socket;
-    return !cut_;
-}
-
-void Cutoff::forget() {
-    const std::lock_guard lock(mutex_);
-    socket_ = -1;
+    return std::exchange(socket_, socket);
 }
 
 void Cutoff::cut() {

@@ -21,9 +21,8 @@ namespace bpg::postgres {
 /// is stopped or hostile does not keep it. Thread-safe.
 class Cutoff {
   public:
-    /// From now on cut() shuts this socket down; returns false when it was cut already.
-    bool watch(int socket);
-    void forget();
+    /// From now on cut() shuts this socket down (-1: none). Returns the one watched before.
+    int watch(int socket);
     void cut();
     bool was_cut() const;
 

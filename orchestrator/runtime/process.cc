@@ -1,0 +1,405 @@
+// The process runtime's verbs. What blocks runs on the pool; waiting for the end of a process is
+// waiting for its pidfd on the loop.
+#include "orchestrator/runtime/process.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/asio/as_tuple.hpp>
+#include <boost/asio/posix/stream_descriptor.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cerrno>
+#include <charconv>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/base/id.h"
+#include "orchestrator/base/subprocess.h"
+#include "orchestrator/runtime/installations.h"
+#include "orchestrator/runtime/instance_process.h"
+
+namespace bpg::runtime {
+
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kInitDeadline{300'000};
+/// From SIGQUIT to SIGKILL, and from SIGKILL to giving up on a process the kernel does not let go.
+constexpr milliseconds kImmediatePatience{5'000};
+constexpr milliseconds kKillPatience{10'000};
+/// How long processes of an instance that was killed may take to notice.
+constexpr milliseconds kLeftoverPatience{5'000};
+constexpr milliseconds kLeftoverPause{20};
+
+void check_branch_id(const std::string& branch_id) {
+    if (!is_valid_id(branch_id)) {
+        throw Error(ErrorKind::kInternal, "id_invalid", "this is no id of a branch", branch_id);
+    }
+}
+
+/// Takes the exit status of a child of ours. ECHILD: not ours, somebody else takes it.
+void reap(pid_t pid) {
+    siginfo_t facts{};
+    while (::waitid(P_PID, static_cast<id_t>(pid), &facts, WEXITED | WNOHANG) != 0) {
+        if (errno == EINTR) continue;
+        if (errno == ECHILD) return;
+        throw errno_error("collect the exit status of a process", errno);
+    }
+}
+
+/// Whether the process is still the one it was and no zombie; reaps a zombie of ours.
+bool lives(pid_t pid, std::uint64_t start_time) {
+    const auto facts = process_facts(pid);
+    if (!facts || facts->start_time != start_time) return false;
+    if (facts->zombie) reap(pid);
+    return !facts->zombie;
+}
+
+bool is_finished_cluster(const std::filesystem::path& data) {
+    struct stat version{};
+    struct stat control{};
+    return ::lstat((data / "PG_VERSION").c_str(), &version) == 0 && S_ISREG(version.st_mode) &&
+           ::lstat((data / "global/pg_control").c_str(), &control) == 0 && S_ISREG(control.st_mode);
+}
+
+Error initdb_failed(const Command& command, const CommandResult& result) {
+    const std::string& text = result.err;
+    if (text.find("No space left on device") != std::string::npos) {
+        return {ErrorKind::kExhausted, "no_space", "there is no space for a new data directory",
+                result.explain(command), "delete branches, or make the storage larger"};
+    }
+    if (text.find("invalid locale") != std::string::npos) {
+        return {ErrorKind::kInvalid, "locale_invalid", "PostgreSQL does not take this locale", text,
+                "set postgres.locale to one that `locale -a` lists, such as C.UTF-8"};
+    }
+    return {ErrorKind::kInternal, "initdb_failed", "cannot make a data directory",
+            result.explain(command) + "\n" + text.substr(0, 4096)};
+}
+
+/// initdb into a directory beside, one sync of the file system, a rename: what carries the name of
+/// the data directory is a finished cluster, at every instant and after a power cut.
+void make_data_directory(const std::filesystem::path& bin_dir, const InitSpec& spec,
+                         FileOwner user) {
+    if (is_finished_cluster(spec.data_directory)) return;
+    std::filesystem::path aside = spec.data_directory;
+    aside += ".init";
+    remove_tree(spec.data_directory);
+    remove_tree(aside);
+    ensure_directory(aside, 0700, user);
+
+    Command command;
+    command.argv =
+        as_user(user, {(bin_dir / "initdb").native(), "-D", aside.native(), "-E", "UTF8",
+                       "--locale=" + spec.locale, "--data-checksums", "--username=postgres",
+                       "--auth-local=peer", "--auth-host=scram-sha-256", "--no-sync"});
+    command.deadline = kInitDeadline;
+    const CommandResult result = run_command(command);
+    if (!result.ok()) throw initdb_failed(command, result);
+    if (!is_finished_cluster(aside)) {
+        throw Error(ErrorKind::kInternal, "initdb_failed", "cannot make a data directory",
+                    "initdb reported success but left no cluster");
+    }
+    const UniqueFd directory = open_directory(aside);
+    if (::syncfs(directory.get()) != 0) throw errno_error("sync " + aside.native(), errno);
+    if (::rename(aside.c_str(), spec.data_directory.c_str()) != 0) {
+        throw errno_error("rename " + aside.native(), errno);
+    }
+    fsync_directory(spec.data_directory.parent_path());
+}
+
+/// postmaster.pid of an instance that was killed may name a pid that is another process by now,
+/// which PostgreSQL would take for a running server (E13). Only called when nothing runs on the
+/// directory.
+void remove_misleading_pid_file(const std::filesystem::path& data) {
+    const std::filesystem::path path = data / "postmaster.pid";
+    const auto content = read_file(path, 4096);
+    if (!content) return;
+    pid_t pid = 0;
+    const auto parsed = std::from_chars(content->data(), content->data() + content->size(), pid);
+    // One whose process is gone stays: PostgreSQL reads the shared memory to look for from it.
+    if (parsed.ec == std::errc() && pid > 0 && ::kill(pid, 0) != 0) return;
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+        throw errno_error("remove " + path.native(), errno);
+    }
+}
+
+void prepare_surroundings(const InstanceSpec& spec, FileOwner user) {
+    remove_misleading_pid_file(spec.data_directory);
+    // Traversed by the instances, listed by root only.
+    ensure_directory(spec.socket_directory.parent_path(), 0711, FileOwner{0, 0});
+    // A lock file of an earlier life would mislead in the same way.
+    remove_tree(spec.socket_directory);
+    ensure_directory(spec.socket_directory, 0700, user);
+    std::filesystem::create_directories(spec.log_path.parent_path());
+    begin_log(spec.log_path, spec.branch_id);
+}
+
+pid_t spawn(const InstanceSpec& spec, const std::filesystem::path& bin_dir, FileOwner user) {
+    const std::string port = setting_of(spec, "port");
+    int number = 0;
+    std::from_chars(port.data(), port.data() + port.size(), number);
+    if (number > 0) check_port_free(setting_of(spec, "listen_addresses"), number);
+    prepare_surroundings(spec, user);
+
+    DetachedCommand command;
+    command.argv = as_user(user, postmaster_arguments(bin_dir, spec));
+    if (systemd_runs()) command.argv = in_own_scope(spec.branch_id, std::move(command.argv));
+    command.log_path = spec.log_path;
+    return spawn_detached(command);
+}
+
+Error directory_in_use(const std::filesystem::path& data, pid_t pid) {
+    const auto facts = process_facts(pid);
+    const std::string name = facts && !facts->argv.empty() ? facts->argv.front() : "?";
+    return {ErrorKind::kConflict, "data_directory_in_use",
+            "another process runs on this data directory",
+            fmt::format("process {} ({}) works in {}", pid, name, data.native()),
+            "stop it: two servers on one data directory destroy it"};
+}
+
+}  // namespace
+
+/// A pidfd on the loop. Whoever waits for it is told when the process has ended.
+class ProcessRuntime::Watch {
+  public:
+    /// Empty when the process has ended already.
+    static std::shared_ptr<Watch> open(const asio::any_io_executor& executor, Identity process) {
+        // By number: sys/pidfd.h of glibc 2.36 has no C linkage.
+        UniqueFd fd(static_cast<int>(::syscall(SYS_pidfd_open, process.pid, 0)));
+        if (!fd) {
+            if (errno == ESRCH) return nullptr;
+            throw errno_error("watch an instance", errno);
+        }
+        // The pid may have passed on before the descriptor was there, but not after.
+        if (!lives(process.pid, process.start_time)) return nullptr;
+        return std::shared_ptr<Watch>(new Watch(executor, std::move(fd)));
+    }
+
+    void signal(int number) {
+        const long sent =
+            ::syscall(SYS_pidfd_send_signal, descriptor_.native_handle(), number, nullptr, 0);
+        if (sent != 0 && errno != ESRCH) throw errno_error("signal an instance", errno);
+    }
+
+    /// Completes when the process has ended; cancellable.
+    asio::awaitable<void> ended() {
+        co_await descriptor_.async_wait(asio::posix::descriptor_base::wait_read,
+                                        asio::use_awaitable);
+        // By descriptor: a pid could be another child's by now. ECHILD: it was none of ours.
+        siginfo_t facts{};
+        const auto fd = static_cast<id_t>(descriptor_.native_handle());
+        if (::waitid(P_PIDFD, fd, &facts, WEXITED | WNOHANG) != 0 && errno != ECHILD) {
+            throw errno_error("collect the exit status of a process", errno);
+        }
+    }
+
+    /// Ends a wait, whose completion then throws operation_aborted.
+    void cancel() { descriptor_.cancel(); }
+
+  private:
+    Watch(const asio::any_io_executor& executor, UniqueFd fd)
+        : descriptor_(executor, fd.release()) {}
+
+    asio::posix::stream_descriptor descriptor_;
+};
+
+ProcessRuntime::ProcessRuntime(Settings settings, BlockingPool& pool,
+                               asio::any_io_executor executor)
+    : user_(lookup_user(settings.user)),
+      pool_(pool),
+      executor_(std::move(executor)),
+      installations_(std::make_shared<Installations>(std::move(settings.bin_dir))) {}
+
+ProcessRuntime::~ProcessRuntime() = default;
+
+asio::awaitable<std::string> ProcessRuntime::resolve(const std::string& version) {
+    auto work = [installations = installations_, version] {
+        const auto found = installations->find();
+        if (const Installation* chosen = choose(found, version)) return chosen->version;
+        std::string list;
+        for (const auto& one : found)
+            list += (list.empty() ? "" : ", ") + one.version;
+        throw Error(
+            ErrorKind::kNotFound, "postgres_not_found",
+            version.empty() ? "there is no PostgreSQL on this machine"
+                            : "there is no PostgreSQL " + version + " on this machine",
+            list.empty() ? "none was found under /usr/lib/postgresql or in PATH" : "found: " + list,
+            "install it, or set runtime.process.bin_dir");
+    };
+    co_return co_await pool_.run(std::move(work));
+}
+
+asio::awaitable<std::filesystem::path> ProcessRuntime::bin_dir_for(std::string version) {
+    auto work = [installations = installations_, version] {
+        const auto found = installations->find();
+        if (const Installation* chosen = choose_for_data(found, version)) return chosen->bin_dir;
+        throw Error(ErrorKind::kNotFound, "postgres_not_found",
+                    "there is no PostgreSQL " + version + " on this machine",
+                    "nor another release of the same major version",
+                    "install it, or set runtime.process.bin_dir");
+    };
+    co_return co_await pool_.run(std::move(work));
+}
+
+asio::awaitable<void> ProcessRuntime::init_data_directory(const InitSpec& spec) {
+    const auto bin_dir = co_await bin_dir_for(spec.version);
+    auto work = [bin_dir, spec, user = user_] {
+        if (!is_finished_cluster(spec.data_directory)) {
+            const auto users = processes_in(spec.data_directory);
+            if (!users.empty()) throw directory_in_use(spec.data_directory, users.front());
+        }
+        make_data_directory(bin_dir, spec, user);
+    };
+    co_await pool_.run(std::move(work));
+}
+
+asio::awaitable<void> ProcessRuntime::start(const InstanceSpec& spec) {
+    check_branch_id(spec.branch_id);
+    const Key key{spec.branch_id, spec.data_directory};
+    const Identity running = co_await find(key);
+    if (running.pid != 0) co_return;
+    const auto bin_dir = co_await bin_dir_for(spec.version);
+    co_await wait_for_free_directory(spec.data_directory);
+    auto work = [spec, bin_dir, user = user_] {
+        const pid_t pid = spawn(spec, bin_dir, user);
+        // Ours until we reap it, so it is there even if it has ended meanwhile.
+        const auto facts = process_facts(pid);
+        return Identity{pid, facts ? facts->start_time : 0};
+    };
+    known_[key] = co_await pool_.run(std::move(work));
+}
+
+/// Processes of an instance that was killed end by themselves; any other is in the way.
+asio::awaitable<void> ProcessRuntime::wait_for_free_directory(
+    std::filesystem::path data_directory) {
+    const auto end = steady_clock::now() + kLeftoverPatience;
+    while (true) {
+        auto work = [data_directory] { return processes_in(data_directory); };
+        const auto found = co_await pool_.run(std::move(work));
+        if (found.empty()) co_return;
+        if (steady_clock::now() >= end) throw directory_in_use(data_directory, found.front());
+        asio::steady_timer timer(executor_, kLeftoverPause);
+        co_await timer.async_wait(asio::use_awaitable);
+    }
+}
+
+asio::awaitable<ProcessRuntime::Identity> ProcessRuntime::find(Key key) {
+    const auto known = known_.find(key);
+    if (known != known_.end()) {
+        const Identity process = known->second;
+        // A look at one process instead of all of them. It does not block.
+        if (lives(process.pid, process.start_time)) co_return process;
+        known_.erase(known);
+    }
+    auto work = [key] { return find_postmaster(key.first, key.second); };
+    const auto found = co_await pool_.run(std::move(work));
+    if (!found) co_return Identity{};
+    const Identity process{found->pid, found->start_time};
+    known_[key] = process;
+    co_return process;
+}
+
+void ProcessRuntime::forget(const Key& key, pid_t pid) {
+    const auto known = known_.find(key);
+    if (known != known_.end() && known->second.pid == pid) known_.erase(known);
+}
+
+asio::awaitable<void> ProcessRuntime::stop(const InstanceRef& instance, StopMode mode,
+                                           milliseconds timeout) {
+    const Key key{instance.branch_id, instance.data_directory};
+    const Identity process = co_await find(key);
+    if (process.pid == 0) co_return;
+    const auto watch = Watch::open(executor_, process);
+    if (!watch) co_return;
+
+    bool ended = false;
+    if (mode == StopMode::kFast) {
+        watch->signal(SIGINT);
+        ended = co_await wait_for_end(watch, timeout);
+    } else {
+        watch->signal(SIGQUIT);
+        ended = co_await wait_for_end(watch, kImmediatePatience);
+        if (!ended) {
+            watch->signal(SIGKILL);
+            ended = co_await wait_for_end(watch, kKillPatience);
+        }
+    }
+    if (!ended) {
+        throw Error(ErrorKind::kTimeout, "stop_timed_out", "PostgreSQL did not stop in time",
+                    fmt::format("process {} still runs", process.pid),
+                    "wait and stop it again, or use --force");
+    }
+    forget(key, process.pid);
+}
+
+/// False when `timeout` passed first.
+asio::awaitable<bool> ProcessRuntime::wait_for_end(std::shared_ptr<Watch> watch,
+                                                   milliseconds timeout) {
+    // Shared: a timer that has fired calls back even when this coroutine is done.
+    struct State {
+        bool late = false;
+        bool done = false;
+    };
+    const auto state = std::make_shared<State>();
+    asio::steady_timer timer(executor_, timeout);
+    timer.async_wait([watch, state](const boost::system::error_code& failure) {
+        if (failure || state->done) return;
+        state->late = true;
+        watch->cancel();
+    });
+    try {
+        co_await watch->ended();
+    } catch (const boost::system::system_error& failure) {
+        state->done = true;
+        if (!state->late || failure.code() != asio::error::operation_aborted) throw;
+        co_return false;
+    }
+    state->done = true;
+    co_return true;
+}
+
+asio::awaitable<void> ProcessRuntime::remove(const InstanceRef& instance) {
+    const Identity process = co_await find(Key(instance.branch_id, instance.data_directory));
+    if (process.pid != 0) {
+        throw Error(ErrorKind::kConflict, "still_running", "this instance cannot be removed",
+                    fmt::format("it runs as process {}", process.pid), "stop it first");
+    }
+    auto work = [directory = instance.socket_directory] { remove_tree(directory); };
+    co_await pool_.run(std::move(work));
+}
+
+asio::awaitable<void> ProcessRuntime::reload(const InstanceRef& instance) {
+    const Identity process = co_await find(Key(instance.branch_id, instance.data_directory));
+    // One that does not run reads its files when it starts.
+    if (process.pid == 0) co_return;
+    if (const auto watch = Watch::open(executor_, process)) watch->signal(SIGHUP);
+}
+
+asio::awaitable<InstanceStatus> ProcessRuntime::inspect(const InstanceRef& instance) {
+    const Identity process = co_await find(Key(instance.branch_id, instance.data_directory));
+    co_return InstanceStatus{.running = process.pid != 0, .pid = process.pid};
+}
+
+asio::awaitable<void> ProcessRuntime::wait_until_gone(const InstanceRef& instance) {
+    const Key key{instance.branch_id, instance.data_directory};
+    const Identity process = co_await find(key);
+    if (process.pid == 0) co_return;
+    const auto watch = Watch::open(executor_, process);
+    if (!watch) co_return;
+    co_await watch->ended();
+    forget(key, process.pid);
+}
+
+asio::awaitable<std::string> ProcessRuntime::log_tail(const std::filesystem::path& log_path,
+                                                      std::size_t lines) {
+    auto work = [log_path, lines] { return read_log_tail(log_path, lines); };
+    co_return co_await pool_.run(std::move(work));
+}
+
+}  // namespace bpg::runtime

@@ -1,0 +1,329 @@
+// The crash matrix against fakes: every operation, with every step failing or none, with the daemon
+// vanishing at every point it passes, and again at points of the resumed run. The points come from the
+// step tables by running them. After the last run the outside world must equal the catalog.
+#include <gtest/gtest.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <cstdlib>
+#include <random>
+
+#include "jobs/engine.h"
+#include "jobs/runner.h"
+#include "metrics/instruments.h"
+#include "orchestrator/base/files.h"
+#include "orchestrator/base/id.h"
+#include "orchestrator/base/log.h"
+#include "orchestrator/operations/operations.h"
+#include "orchestrator/operations/requests.h"
+#include "tests/fakes/world.h"
+
+namespace bpg {
+namespace {
+
+/// Not a std::exception, so that nothing in the daemon may catch it.
+struct SimulatedCrash {};
+
+/// One life of the daemon over a store on disk and a world that outlives it.
+class Life {
+  public:
+    Life(const std::filesystem::path& directory, fakes::World& world)
+        : secrets_(directory / "secrets"),
+          pool_(std::make_unique<BlockingPool>(1)),
+          storage_(fakes::make_storage(world)),
+          runtime_(fakes::make_runtime(world)),
+          postgres_(fakes::make_postgres(world)),
+          data_directories_(fakes::make_data_directories(world)),
+          services_{catalog_,           *storage_, *runtime_, *postgres_,
+                    *data_directories_, secrets_,  *pool_,    clock_,
+                    settings(directory)},
+          loop_(std::make_unique<asio::io_context>(1)),
+          store_(directory / "store", loop_->get_executor(), metrics_),
+          queue_(store_, registry_, clock_, {}),
+          engine_(queue_, registry_, clock_, metrics_, crash_, limits()),
+          runner_(loop_->get_executor(), queue_, engine_, {4},
+                  [this](std::exception_ptr) {
+                      crashed_ = true;
+                      loop_->stop();
+                  }),
+          requests_(services_, queue_, {7000, 7100, [](int) { return true; }}, "15") {
+        operations::register_operations(registry_, services_);
+        catalog_.load(store_);
+        queue_.load();
+    }
+    ~Life() {
+        pool_.reset();
+        store_.close();
+        loop_.reset();
+    }
+
+    /// Vanishes at the n-th point passed (1 is the first); 0 never does.
+    void crash_at(int n) {
+        crash_.on_reach([this, n](const std::string& point) {
+            last_point_ = point;
+            if (++passed_ == n) throw SimulatedCrash{};
+        });
+    }
+    void fail_at(const std::string& step) { crash_.arm_failure(step); }
+
+    /// Submits, if given, and runs until no job is open or the daemon vanished.
+    void run(std::function<asio::awaitable<jobs::Job>(operations::Requests&)> submit) {
+        asio::co_spawn(*loop_, runner_.run(), [](std::exception_ptr) {});
+        asio::co_spawn(*loop_, until_idle(std::move(submit)), [this](std::exception_ptr failure) {
+            if (failure) submit_failure_ = describe(failure);
+            loop_->stop();
+        });
+        loop_->run();
+    }
+    bool crashed() const { return crashed_; }
+    int passed() const { return passed_; }
+    const std::string& last_point() const { return last_point_; }
+    const catalog::Catalog& catalog() const { return catalog_; }
+    const jobs::Queue& queue() const { return queue_; }
+    const std::optional<ErrorInfo>& submit_failure() const { return submit_failure_; }
+    const SecretStore& secrets() const { return secrets_; }
+
+  private:
+    static operations::Settings settings(const std::filesystem::path& directory) {
+        operations::Settings settings;
+        settings.socket_root = directory / "i";
+        settings.log_root = directory / "logs";
+        return settings;
+    }
+    static jobs::EngineLimits limits() {
+        jobs::EngineLimits limits;
+        limits.backoff = [](int) { return std::chrono::milliseconds(0); };
+        return limits;
+    }
+    asio::awaitable<void> until_idle(
+        std::function<asio::awaitable<jobs::Job>(operations::Requests&)> submit) {
+        if (submit) co_await submit(requests_);
+        while (!queue_.open_jobs().empty()) {
+            if (queue_.open_jobs().begin()->second->state == jobs::JobState::kStuck) co_return;
+            co_await queue_.changed().wait_until(std::chrono::steady_clock::time_point::max());
+        }
+    }
+
+    SystemClock clock_;
+    metrics::Instruments metrics_;
+    SecretStore secrets_;
+    std::unique_ptr<BlockingPool> pool_;
+    std::unique_ptr<storage::Storage> storage_;
+    std::unique_ptr<runtime::Runtime> runtime_;
+    std::unique_ptr<postgres::Postgres> postgres_;
+    std::unique_ptr<postgres::DataDirectories> data_directories_;
+    catalog::Catalog catalog_;
+    operations::Services services_;
+    jobs::OperationRegistry registry_;
+    jobs::CrashPoints crash_;
+    std::unique_ptr<asio::io_context> loop_;
+    jobs::Store store_;
+    jobs::Queue queue_;
+    jobs::Engine engine_;
+    jobs::Runner runner_;
+    operations::Requests requests_;
+    bool crashed_ = false;
+    int passed_ = 0;
+    std::string last_point_;
+    std::optional<ErrorInfo> submit_failure_;
+};
+
+using Submit = std::function<asio::awaitable<jobs::Job>(operations::Requests&)>;
+
+asio::awaitable<jobs::Job> create_database(operations::Requests& requests) {
+    return requests.db_create({"prod", ""}, {});
+}
+asio::awaitable<jobs::Job> create_branch(operations::Requests& requests) {
+    return requests.branch_create({"prod/dev", "prod/main", false}, {});
+}
+asio::awaitable<jobs::Job> create_fast_branch(operations::Requests& requests) {
+    return requests.branch_create({"prod/dev", "prod/main", true}, {});
+}
+asio::awaitable<jobs::Job> stop_main(operations::Requests& requests) {
+    return requests.power("stop", "prod/main", false, {});
+}
+asio::awaitable<jobs::Job> delete_branch(operations::Requests& requests) {
+    return requests.branch_delete("prod/dev", false, {});
+}
+asio::awaitable<jobs::Job> delete_database(operations::Requests& requests) {
+    return requests.db_delete("prod", true, {});
+}
+
+struct Case {
+    std::string name;
+    std::string operation;
+    bool atomic;
+    std::vector<Submit> before;
+    Submit submit;
+    bool undone_on_failure;  ///< creates are undone; deletes go forward and are repeated
+};
+
+std::vector<Case> cases() {
+    std::vector<Case> all;
+    for (const bool atomic : {true, false}) {
+        const std::string suffix = atomic ? "Atomic" : "Copied";
+        all.push_back({"DbCreate" + suffix, "db-create", atomic, {}, create_database, true});
+        all.push_back({"BranchCreate" + suffix, "branch-create", atomic, {create_database},
+                       create_branch, true});
+        all.push_back({"BranchCreateOfStopped" + suffix, "branch-create", atomic,
+                       {create_database, stop_main}, create_branch, true});
+        all.push_back({"BranchDelete" + suffix, "branch-delete", atomic,
+                       {create_database, create_branch}, delete_branch, false});
+        all.push_back({"DbDelete" + suffix, "db-delete", atomic, {create_database, create_branch},
+                       delete_database, false});
+    }
+    all.push_back({"BranchCreateFastAtomic", "branch-create", true, {create_database},
+                   create_fast_branch, true});
+    return all;
+}
+
+class CrashMatrix : public ::testing::TestWithParam<Case> {
+  protected:
+    void SetUp() override {
+        // Memory-backed where there is one: the matrix is about order, not about this disk.
+        const std::filesystem::path base =
+            std::filesystem::exists("/dev/shm") ? "/dev/shm" : std::filesystem::temp_directory_path();
+        directory_ = base / ("bpg-matrix-" + new_id());
+        std::filesystem::create_directories(directory_);
+        log::set_level(log::Level::kError);
+        // What stands before the operation is made once and copied for every run.
+        begin_ = directory_ / "begin";
+        std::filesystem::create_directories(begin_ / "logs");
+        jobs::Store::create(begin_ / "store");
+        begin_world_.atomic = GetParam().atomic;
+        for (const Submit& submit : GetParam().before) {
+            Life life(begin_, begin_world_);
+            life.run(submit);
+            ASSERT_FALSE(life.submit_failure()) << life.submit_failure()->message;
+        }
+    }
+    void TearDown() override { remove_tree(directory_); }
+
+    /// Runs the operation with up to two crashes; returns the points passed by the first life, or of
+    /// the second where the first crashed.
+    int play(const std::string& failing, int first, int second, std::string& story) {
+        const std::filesystem::path place = directory_ / "run";
+        remove_tree(place);
+        std::filesystem::copy(begin_, place, std::filesystem::copy_options::recursive);
+        fakes::World world = begin_world_;
+        int passed = 0;
+        bool crashed = true;
+        for (int life_number = 0; crashed; ++life_number) {
+            Life life(place, world);
+            const int at = life_number == 0 ? first : life_number == 1 ? second : 0;
+            life.crash_at(at);
+            if (!failing.empty()) life.fail_at(failing);
+            life.run(life_number == 0 ? GetParam().submit : Submit{});
+            crashed = life.crashed();
+            if (life_number < 2) passed = life.passed();
+            story += crashed ? " †" + life.last_point() : " end";
+            world.backups.clear();  // sessions end with the process
+        }
+        if (!failing.empty() && !GetParam().undone_on_failure) {
+            Life life(place, world);
+            life.run(GetParam().submit);
+            story += " again";
+        }
+        expect_settled(place, world, failing, story);
+        return passed;
+    }
+
+    void expect_settled(const std::filesystem::path& place, fakes::World& world,
+                        const std::string& failing, const std::string& story) {
+        Life life(place, world);
+        for (const std::string& violation : world.violations) ADD_FAILURE() << violation << story;
+        EXPECT_TRUE(life.queue().open_jobs().empty()) << "an open job is left:" << story;
+        EXPECT_TRUE(world.building.empty()) << "a build place is left:" << story;
+        const catalog::Catalog& catalog = life.catalog();
+        std::set<std::string> volumes;
+        std::set<std::string> running;
+        std::set<std::string> secrets;
+        for (const catalog::Branch* branch : catalog.branches()) {
+            volumes.insert(branch->volume);
+            secrets.insert(branch->id);
+            if (branch->state == catalog::BranchState::kRunning) running.insert(branch->id);
+            EXPECT_NE(branch->state, catalog::BranchState::kCreating) << story;
+            EXPECT_NE(branch->state, catalog::BranchState::kDeleting) << story;
+        }
+        std::set<std::string> real_volumes;
+        for (const auto& [name, volume] : world.volumes) real_volumes.insert(name);
+        EXPECT_EQ(volumes, real_volumes) << story;
+        std::set<std::string> real_running;
+        for (const auto& [id, on] : world.running) real_running.insert(id);
+        EXPECT_EQ(running, real_running) << story;
+        std::set<std::pair<std::string, std::string>> snapshots;
+        for (const auto& [id, snapshot] : catalog.snapshots()) snapshots.emplace(snapshot.volume, id);
+        std::set<std::pair<std::string, std::string>> real_snapshots;
+        for (const auto& [key, snapshot] : world.snapshots) real_snapshots.insert(key);
+        EXPECT_EQ(snapshots, real_snapshots) << story;
+        std::set<std::string> real_secrets;
+        std::error_code none;
+        for (const auto& file : std::filesystem::directory_iterator(place / "secrets", none)) {
+            real_secrets.insert(file.path().filename().string());
+        }
+        EXPECT_EQ(secrets, real_secrets) << story;
+        const bool made = failing.empty() == GetParam().undone_on_failure;
+        const bool has_dev = catalog.databases().size() == 1 && catalog.find_branch("prod/dev");
+        if (GetParam().operation == "branch-create") EXPECT_EQ(has_dev, made) << story;
+        if (GetParam().operation == "branch-delete") EXPECT_FALSE(has_dev) << story;
+        if (GetParam().operation == "db-create") EXPECT_EQ(!catalog.databases().empty(), made) << story;
+        if (GetParam().operation == "db-delete") EXPECT_TRUE(catalog.databases().empty()) << story;
+    }
+
+    std::vector<std::string> failures() const {
+        jobs::OperationRegistry registry;
+        operations::describe_operations(registry);
+        std::vector<std::string> all{""};
+        for (const jobs::StepName& step : registry.find(GetParam().operation)->steps) {
+            all.push_back(GetParam().operation + "." + std::string(step.name));
+        }
+        return all;
+    }
+
+    std::filesystem::path directory_;
+    std::filesystem::path begin_;
+    fakes::World begin_world_;
+};
+
+TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverTheDaemonVanishes) {
+    int runs = 0;
+    for (const std::string& failing : failures()) {
+        std::string story = " [" + failing + "]";
+        const int points = play(failing, 0, 0, story);
+        ASSERT_GT(points, 0);
+        for (int first = 1; first <= points; ++first, ++runs) {
+            story = " [" + failing + "]";
+            play(failing, first, 0, story);
+            if (HasFailure()) FAIL() << "after" << story;
+        }
+    }
+    RecordProperty("runs", runs);
+}
+
+TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhenTheResumedRunVanishesToo) {
+    const char* given = std::getenv("BPG_SEED");
+    const unsigned seed = given != nullptr ? static_cast<unsigned>(std::atoi(given))
+                                           : std::random_device{}();
+    const bool all = std::getenv("BPG_LONG") != nullptr;
+    SCOPED_TRACE("BPG_SEED=" + std::to_string(seed));
+    std::mt19937 random(seed);
+    for (const std::string& failing : failures()) {
+        std::string story;
+        const int points = play(failing, 0, 0, story);
+        for (int first = 1; first <= points; ++first) {
+            story = " [" + failing + "]";
+            const int resumed = play(failing, first, 0, story);
+            for (int second = 1; second <= resumed; ++second) {
+                if (!all && random() % 16 != 0) continue;
+                story = " [" + failing + "]";
+                play(failing, first, second, story);
+                if (HasFailure()) FAIL() << "after" << story;
+            }
+        }
+    }
+}
+
+INSTANTIATE_TEST_SUITE_P(Operations, CrashMatrix, ::testing::ValuesIn(cases()),
+                         [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace bpg

@@ -1,0 +1,332 @@
+#include "tests/fakes/world.h"
+
+#include <fmt/format.h>
+
+#include "orchestrator/base/error.h"
+
+namespace bpg::fakes {
+namespace {
+
+namespace asio = boost::asio;
+
+const std::filesystem::path kRoot = "/model";
+
+Error no_such(const std::string& what) {
+    return {ErrorKind::kInternal, "model_refuses", what + " does not exist", "", ""};
+}
+
+class FakeStorage final : public storage::Storage {
+  public:
+    explicit FakeStorage(World& world) : world_(world) {}
+    std::string_view driver() const override { return world_.atomic ? "btrfs" : "copy"; }
+    bool atomic() const override { return world_.atomic; }
+    std::filesystem::path volume_path(const std::string& volume) const override {
+        return kRoot / volume;
+    }
+    std::filesystem::path snapshot_path(const storage::SnapshotRef& snapshot) const override {
+        return kRoot / ".snapshots" / snapshot.volume / snapshot.id;
+    }
+    asio::awaitable<std::optional<storage::Identity>> find_volume(
+        const std::string& volume) override {
+        const auto found = world_.volumes.find(volume);
+        if (found == world_.volumes.end()) co_return std::nullopt;
+        co_return found->second.identity;
+    }
+    asio::awaitable<bool> snapshot_exists(const storage::SnapshotRef& snapshot) override {
+        co_return world_.snapshots.contains({snapshot.volume, snapshot.id});
+    }
+    asio::awaitable<void> create_volume(const std::string& volume,
+                                        const storage::Identity& identity) override {
+        if (holds(volume, identity)) co_return;
+        world_.volumes[volume].identity = identity;
+    }
+    asio::awaitable<void> snapshot(const storage::SnapshotRef& snapshot) override {
+        if (!world_.atomic) throw no_such("a snapshot of this driver");
+        if (world_.snapshots.contains({snapshot.volume, snapshot.id})) {
+            throw Error(ErrorKind::kConflict, "snapshot_exists", "the snapshot exists");
+        }
+        const auto source = world_.volumes.find(snapshot.volume);
+        if (source == world_.volumes.end()) throw no_such("volume " + snapshot.volume);
+        world_.snapshots[{snapshot.volume, snapshot.id}] = source->second;
+        co_return;
+    }
+    asio::awaitable<void> clone(const storage::SnapshotRef& snapshot, const std::string& volume,
+                                const storage::Identity& identity) override {
+        if (holds(volume, identity)) co_return;
+        const auto source = world_.snapshots.find({snapshot.volume, snapshot.id});
+        if (source == world_.snapshots.end()) throw no_such("snapshot " + snapshot.id);
+        FakeVolume made = source->second;
+        made.identity = identity;
+        world_.volumes[volume] = made;
+    }
+    asio::awaitable<std::filesystem::path> begin_copy(const std::string& source,
+                                                      const std::string& volume,
+                                                      const storage::Identity& identity,
+                                                      const storage::CopyPlan&) override {
+        const auto found = world_.volumes.find(source);
+        if (found == world_.volumes.end()) throw no_such("volume " + source);
+        FakeVolume made = found->second;
+        made.copied_while_running = false;
+        for (const auto& [branch, on] : world_.running) {
+            if (on != source) continue;
+            made.copied_while_running = true;
+            world_.expect(world_.backups[branch] > 0, "a running server was copied outside backup mode");
+        }
+        made.identity = identity;
+        made.has_config = false;
+        world_.building[volume] = made;
+        co_return kRoot / ".building" / volume;
+    }
+    asio::awaitable<void> finish_copy(const std::string& volume,
+                                      const storage::Identity& identity) override {
+        if (holds(volume, identity)) co_return;
+        const auto built = world_.building.find(volume);
+        if (built == world_.building.end()) throw no_such("build place " + volume);
+        world_.expect(!built->second.copied_while_running || built->second.has_label,
+                      "a copy of a running server got its name without a label");
+        world_.volumes[volume] = built->second;
+        world_.building.erase(built);
+    }
+    asio::awaitable<void> destroy_volume(const std::string& volume,
+                                         const std::string& owner_id) override {
+        world_.building.erase(volume);
+        const auto found = world_.volumes.find(volume);
+        if (found == world_.volumes.end()) co_return;
+        if (found->second.identity.id != owner_id) {
+            throw Error(ErrorKind::kConflict, "volume_foreign", "not ours");
+        }
+        for (const auto& [branch, on] : world_.running) {
+            world_.expect(on != volume, "a volume was destroyed under a running server");
+        }
+        world_.volumes.erase(found);
+    }
+    asio::awaitable<void> destroy_snapshot(const storage::SnapshotRef& snapshot) override {
+        world_.snapshots.erase({snapshot.volume, snapshot.id});
+        co_return;
+    }
+    asio::awaitable<storage::Usage> usage(const std::string&) override { co_return storage::Usage{}; }
+    asio::awaitable<storage::Space> space() override { co_return storage::Space{}; }
+    asio::awaitable<std::vector<storage::Found>> list() override {
+        co_return std::vector<storage::Found>{};
+    }
+
+  private:
+    bool holds(const std::string& volume, const storage::Identity& identity) const {
+        const auto found = world_.volumes.find(volume);
+        if (found == world_.volumes.end()) return false;
+        if (found->second.identity == identity) return true;
+        throw Error(ErrorKind::kConflict, "volume_foreign", "the name is taken");
+    }
+    World& world_;
+};
+
+class FakeRuntime final : public runtime::Runtime {
+  public:
+    explicit FakeRuntime(World& world) : world_(world) {}
+    std::string_view driver() const override { return "process"; }
+    FileOwner instance_user() const override { return {101, 104}; }
+    asio::awaitable<std::string> resolve(const std::string&) override {
+        co_return std::string("15.20");
+    }
+    asio::awaitable<void> init_data_directory(const runtime::InitSpec& spec) override {
+        world_.at(spec.data_directory).initialised = true;
+        co_return;
+    }
+    asio::awaitable<void> start(const runtime::InstanceSpec& spec) override {
+        FakeVolume& volume = world_.at(spec.data_directory);
+        const std::string name = spec.data_directory.parent_path().filename().string();
+        for (const auto& [branch, on] : world_.running) {
+            if (on != name) continue;
+            world_.expect(branch == spec.branch_id, "two servers on one data directory");
+            co_return;
+        }
+        world_.expect(volume.initialised, "a server was started on an empty data directory");
+        world_.expect(!volume.prepared_for.empty() &&
+                          volume.prepared_for == volume.identity.incarnation,
+                      "a clone was started before its hygiene");
+        world_.expect(volume.has_config, "a server was started without its config");
+        world_.expect(!volume.open || volume.password_of == spec.branch_id,
+                      "a clone was open to users while it had its parent's password");
+        world_.running[spec.branch_id] = name;
+        world_.socket_directories.insert(spec.branch_id);
+    }
+    asio::awaitable<void> stop(const runtime::InstanceRef& instance, runtime::StopMode,
+                               std::chrono::milliseconds) override {
+        world_.running.erase(instance.branch_id);
+        co_return;
+    }
+    asio::awaitable<void> remove(const runtime::InstanceRef& instance) override {
+        world_.expect(!world_.running.contains(instance.branch_id), "a running server was removed");
+        world_.socket_directories.erase(instance.branch_id);
+        co_return;
+    }
+    asio::awaitable<void> reload(const runtime::InstanceRef& instance) override {
+        if (!world_.running.contains(instance.branch_id)) throw no_such("the server");
+        co_return;
+    }
+    asio::awaitable<runtime::InstanceStatus> inspect(
+        const runtime::InstanceRef& instance) override {
+        const bool running = world_.running.contains(instance.branch_id);
+        co_return runtime::InstanceStatus{running, running ? 4711 : 0};
+    }
+    asio::awaitable<void> wait_until_gone(const runtime::InstanceRef&) override { co_return; }
+    asio::awaitable<std::string> log_tail(const std::filesystem::path&, std::size_t) override {
+        co_return std::string();
+    }
+
+  private:
+    World& world_;
+};
+
+class FakeBackup final : public postgres::BackupSession {
+  public:
+    FakeBackup(World& world, std::string branch_id)
+        : world_(world), branch_id_(std::move(branch_id)) {
+        ++world_.backups[branch_id_];
+        start_ = {postgres::Lsn{100}, 1, 16U << 20U};
+    }
+    ~FakeBackup() override { --world_.backups[branch_id_]; }
+    const postgres::BackupStart& start() const override { return start_; }
+    asio::awaitable<postgres::Position> position() override {
+        co_return postgres::Position{postgres::Lsn{200}, WallTime{}};
+    }
+    asio::awaitable<postgres::BackupStop> stop() override {
+        co_return postgres::BackupStop{postgres::Lsn{300}, "label", ""};
+    }
+
+  private:
+    World& world_;
+    std::string branch_id_;
+    postgres::BackupStart start_;
+};
+
+class FakePostgres final : public postgres::Postgres {
+  public:
+    explicit FakePostgres(World& world) : world_(world) {}
+    asio::awaitable<postgres::ReadyFacts> await_ready(
+        const std::filesystem::path&, const postgres::Endpoint& endpoint,
+        std::function<asio::awaitable<bool>()>, std::chrono::milliseconds) override {
+        must_run(endpoint);
+        co_return postgres::ReadyFacts{2, "42"};
+    }
+    asio::awaitable<postgres::ParentFacts> inspect_parent(
+        const postgres::Endpoint& endpoint) override {
+        must_run(endpoint);
+        co_return postgres::ParentFacts{};
+    }
+    asio::awaitable<std::unique_ptr<postgres::BackupSession>> start_backup(
+        const postgres::Endpoint& endpoint, std::string, bool) override {
+        must_run(endpoint);
+        std::unique_ptr<postgres::BackupSession> made =
+            std::make_unique<FakeBackup>(world_, endpoint.branch_id);
+        co_return made;
+    }
+    asio::awaitable<void> fence(const postgres::Endpoint& endpoint) override {
+        must_run(endpoint);
+        co_return;
+    }
+    asio::awaitable<postgres::Position> position(const postgres::Endpoint& endpoint) override {
+        must_run(endpoint);
+        co_return postgres::Position{postgres::Lsn{200}, WallTime{}};
+    }
+    asio::awaitable<void> set_superuser_verifier(const postgres::Endpoint& endpoint,
+                                                 std::string) override {
+        must_run(endpoint).password_of = endpoint.branch_id;
+        co_return;
+    }
+    asio::awaitable<void> disable_subscriptions(const postgres::Endpoint&) override { co_return; }
+    asio::awaitable<void> checkpoint(const postgres::Endpoint&) override { co_return; }
+    asio::awaitable<void> verify_login(std::string, int, std::string,
+                                       std::string branch_id) override {
+        const auto on = world_.running.find(branch_id);
+        if (on == world_.running.end() || !world_.volumes.at(on->second).open) {
+            throw Error(ErrorKind::kUnavailable, "postgres_unreachable", "no login");
+        }
+        co_return;
+    }
+
+  private:
+    FakeVolume& must_run(const postgres::Endpoint& endpoint) {
+        const auto on = world_.running.find(endpoint.branch_id);
+        if (on != world_.running.end()) return world_.volumes.at(on->second);
+        throw Error(ErrorKind::kInternal, "postgres_refused", "no server answers");
+    }
+    World& world_;
+};
+
+class FakeDataDirectories final : public postgres::DataDirectories {
+  public:
+    explicit FakeDataDirectories(World& world) : world_(world) {}
+    asio::awaitable<postgres::ControlFile> control_file(
+        const std::filesystem::path& data) override {
+        world_.at(data);
+        postgres::ControlFile control;
+        control.cleanly_shut_down = true;
+        co_return control;
+    }
+    asio::awaitable<void> check_source(const std::filesystem::path& data, bool) override {
+        world_.at(data);
+        co_return;
+    }
+    asio::awaitable<bool> has_unlogged_relations(const std::filesystem::path&) override {
+        co_return false;
+    }
+    asio::awaitable<void> prepare_clone(const postgres::CloneSpec& spec) override {
+        FakeVolume& volume = world_.at(spec.volume / "data");
+        volume.has_label = volume.has_label || !spec.backup.label.empty();
+        volume.prepared_for = spec.incarnation_id;
+        co_return;
+    }
+    asio::awaitable<void> mark_prepared(const postgres::CloneSpec& spec) override {
+        world_.at(spec.volume / "data").prepared_for = spec.incarnation_id;
+        co_return;
+    }
+    asio::awaitable<void> write_owned_config(const postgres::OwnedConfig& config) override {
+        FakeVolume& volume = world_.at(config.volume / "data");
+        volume.has_config = true;
+        volume.open = config.open;
+        co_return;
+    }
+    asio::awaitable<void> copy_wal(const std::filesystem::path& source,
+                                   const std::filesystem::path& target,
+                                   const postgres::BackupStart&, postgres::Lsn) override {
+        world_.at(source);
+        world_.at(target);
+        co_return;
+    }
+    asio::awaitable<std::optional<postgres::Lsn>> fork_point(const std::filesystem::path&,
+                                                             std::uint32_t) override {
+        co_return postgres::Lsn{250};
+    }
+
+  private:
+    World& world_;
+};
+
+}  // namespace
+
+FakeVolume& World::at(const std::filesystem::path& path) {
+    const std::filesystem::path below = path.lexically_relative(kRoot);
+    auto part = below.begin();
+    const bool is_building = *part == ".building";
+    if (is_building) ++part;
+    auto& where = is_building ? building : volumes;
+    const auto found = where.find(part->string());
+    if (found == where.end()) throw no_such("path " + path.string());
+    return found->second;
+}
+
+std::unique_ptr<storage::Storage> make_storage(World& world) {
+    return std::make_unique<FakeStorage>(world);
+}
+std::unique_ptr<runtime::Runtime> make_runtime(World& world) {
+    return std::make_unique<FakeRuntime>(world);
+}
+std::unique_ptr<postgres::Postgres> make_postgres(World& world) {
+    return std::make_unique<FakePostgres>(world);
+}
+std::unique_ptr<postgres::DataDirectories> make_data_directories(World& world) {
+    return std::make_unique<FakeDataDirectories>(world);
+}
+
+}  // namespace bpg::fakes

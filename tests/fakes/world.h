@@ -1,0 +1,53 @@
+// A model of the outside world for the crash matrices: volumes, snapshots, instances and PostgreSQL in
+// memory, behind the real ports. It survives a simulated crash of the daemon and refuses what the real
+// thing refuses; what must never happen is noted as a violation.
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "orchestrator/postgres/data_directory.h"
+#include "orchestrator/postgres/postgres.h"
+#include "orchestrator/runtime/runtime.h"
+#include "orchestrator/storage/storage.h"
+
+namespace bpg::fakes {
+
+struct FakeVolume {
+    storage::Identity identity;
+    bool initialised = false;         ///< holds a data directory
+    std::string prepared_for;         ///< incarnation whose hygiene is done
+    bool has_config = false;
+    bool open = false;                ///< hba lets users in
+    std::string password_of;          ///< branch id whose password the superuser has
+    bool copied_while_running = false;
+    bool has_label = false;
+};
+
+struct World {
+    bool atomic = true;
+    std::map<std::string, FakeVolume> volumes;
+    std::map<std::string, FakeVolume> building;
+    std::map<std::pair<std::string, std::string>, FakeVolume> snapshots;  ///< (volume, id)
+    std::map<std::string, std::string> running;                           ///< branch id → volume
+    std::set<std::string> socket_directories;                             ///< branch ids
+    std::map<std::string, int> backups;  ///< branch id → sessions in backup mode
+    std::vector<std::string> violations;
+
+    /// The volume (finished or being built) that a path lies in; throws when there is none.
+    FakeVolume& at(const std::filesystem::path& path);
+    void expect(bool holds, const std::string& what) {
+        if (!holds) violations.push_back(what);
+    }
+};
+
+std::unique_ptr<storage::Storage> make_storage(World& world);
+std::unique_ptr<runtime::Runtime> make_runtime(World& world);
+std::unique_ptr<postgres::Postgres> make_postgres(World& world);
+std::unique_ptr<postgres::DataDirectories> make_data_directories(World& world);
+
+}  // namespace bpg::fakes
