@@ -20,7 +20,7 @@
 namespace bpg {
 namespace {
 
-constexpr std::size_t kReadBlock = 64 * 1024;
+constexpr std::size_t kReadBlock = 64UL * 1024;
 constexpr int kOpenAttempts = 100;
 // One descriptor and one stack frame a level: deeper directories are moved up before they are
 // removed, so a tree made deep on purpose can neither overflow the stack nor use up descriptors.
@@ -295,7 +295,7 @@ void remove_tree(const std::filesystem::path& path) {
 }
 
 FileOwner lookup_user(const std::string& name) {
-    std::vector<char> buffer(16 * 1024);
+    std::vector<char> buffer(16UL * 1024);
     passwd entry{};
     passwd* found = nullptr;
     int failure = 0;

@@ -83,6 +83,7 @@ class SpawnSetup {
     }
     static std::vector<char*> pointers(std::vector<std::string>& texts) {
         std::vector<char*> result;
+        result.reserve(texts.size() + 1);
         for (std::string& text : texts)
             result.push_back(text.data());
         result.push_back(nullptr);
@@ -191,7 +192,7 @@ class OutputReader {
 
     /// Reads what is there now.
     void drain() {
-        std::array<char, 64 * 1024> block{};
+        std::array<char, 64UL * 1024> block{};
         while (fd_) {
             const ssize_t got = ::read(fd_.get(), block.data(), block.size());
             if (got > 0) {
@@ -280,7 +281,7 @@ std::optional<std::string> read_proc(const std::string& path) {
     const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
     if (!fd) return std::nullopt;
     std::string content;
-    std::array<char, 16 * 1024> block{};
+    std::array<char, 16UL * 1024> block{};
     while (content.size() < kProcFileMax) {
         const ssize_t got = ::read(fd.get(), block.data(), block.size());
         if (got < 0) return std::nullopt;

@@ -16,7 +16,7 @@ namespace bpg::storage {
 namespace {
 
 constexpr int kFormatVersion = 1;
-constexpr std::size_t kIdentityMax = 16 * 1024;
+constexpr std::size_t kIdentityMax = 16UL * 1024;
 constexpr const char* kTemporaryName = ".betterpg.json.new";
 
 std::optional<Identity> parse(const std::string& text) {

@@ -33,7 +33,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kLabel = "betterpg-pool";
-constexpr off_t kSuperblock = 64 * 1024;
+constexpr off_t kSuperblock = 64L * 1024;
 constexpr std::size_t kMagicOffset = 0x40;
 constexpr std::string_view kMagic = "_BHRfS_M";
 constexpr std::size_t kLabelOffset = 0x12b;

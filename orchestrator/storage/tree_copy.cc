@@ -230,7 +230,7 @@ class TreeCopier {
 
     std::string read_whole(int fd) const {
         std::string content;
-        std::vector<char> block(64 * 1024);
+        std::vector<char> block(64UL * 1024);
         while (content.size() <= kLastMax) {
             const ssize_t got = ::read(fd, block.data(), block.size());
             if (got < 0 && errno == EINTR) continue;

@@ -19,7 +19,7 @@ namespace bpg::storage {
 namespace {
 
 constexpr int kMarkVersion = 1;
-constexpr std::size_t kMarkMax = 16 * 1024;
+constexpr std::size_t kMarkMax = 16UL * 1024;
 constexpr int kDirectoryFlags = O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC;
 
 Error unavailable(const std::filesystem::path& root, std::string why) {

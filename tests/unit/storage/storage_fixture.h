@@ -33,13 +33,14 @@ T await(asio::awaitable<T> verb) {
     asio::io_context loop;
     std::exception_ptr failure;
     if constexpr (std::is_void_v<T>) {
-        asio::co_spawn(loop, std::move(verb), [&](std::exception_ptr error) { failure = error; });
+        asio::co_spawn(loop, std::move(verb),
+                       [&](std::exception_ptr error) { failure = std::move(error); });
         loop.run();
         if (failure) std::rethrow_exception(failure);
     } else {
         std::optional<T> result;
         asio::co_spawn(loop, std::move(verb), [&](std::exception_ptr error, T value) {
-            failure = error;
+            failure = std::move(error);
             result = std::move(value);
         });
         loop.run();

@@ -1,0 +1,10 @@
+// The branches of the API: create, list, look at, delete, start, stop, restart, credentials.
+#pragma once
+
+#include "orchestrator/http/handlers/register.h"
+
+namespace bpg::http {
+
+void add_branch_routes(Router& router, ApiServices& api);
+
+}  // namespace bpg::http

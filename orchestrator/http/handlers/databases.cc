@@ -1,0 +1,77 @@
+#include "orchestrator/http/handlers/databases.h"
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/base/id.h"
+#include "orchestrator/http/render.h"
+#include "orchestrator/operations/db_create.h"
+
+namespace bpg::http {
+namespace {
+
+using nlohmann::json;
+
+asio::awaitable<Response> create(ApiServices& api, Request request) {
+    const operations::RequestKey key = request_key(request);
+    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
+        co_return co_await job_response(api, std::move(request), *known);
+    }
+    Fields fields(request, Fields::Body::kNeeded);
+    operations::DbCreateRequest wanted;
+    wanted.name = fields.text("name");
+    wanted.pg_version = fields.optional_text("pg_version").value_or("");
+    const bool has_image = fields.optional_text("image").has_value();
+    const bool if_not_exists = fields.flag("if_not_exists");
+    fields.finish();
+    if (has_image) {
+        throw Error(ErrorKind::kInvalid, "image_unsupported", "an image cannot be chosen",
+                    "this runtime runs native PostgreSQL", "choose with pg_version instead");
+    }
+    check_name("database", wanted.name);
+    if (if_not_exists) {
+        const auto creation =
+            co_await find_creation(api, std::string(operations::DbCreate::kName), wanted.name);
+        if (creation) co_return co_await job_response(api, std::move(request), *creation);
+        // With an open job on it, it is on its way out: the request is refused as busy below.
+        const catalog::Database* found = api.catalog.find_database(wanted.name);
+        if (found != nullptr && !api.queue.find_open_on(wanted.name)) {
+            co_return json_response(200, database_json(api.catalog, *found));
+        }
+    }
+    jobs::Job job = co_await api.requests.db_create(std::move(wanted), key);
+    co_return co_await job_response(api, std::move(request), std::move(job));
+}
+
+asio::awaitable<Response> list(ApiServices& api, Request) {
+    json items = json::array();
+    for (const catalog::Database* database : api.catalog.databases()) {
+        items.push_back(database_json(api.catalog, *database));
+    }
+    co_return list_response(std::move(items));
+}
+
+asio::awaitable<Response> get(ApiServices& api, Request request) {
+    const catalog::Database& database = api.catalog.database(request.param("db"));
+    co_return json_response(200, database_json(api.catalog, database));
+}
+
+asio::awaitable<Response> remove(ApiServices& api, Request request) {
+    const operations::RequestKey key = request_key(request);
+    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
+        co_return co_await job_response(api, std::move(request), *known);
+    }
+    Fields(request, Fields::Body::kOptional).finish();
+    const bool force = query_flag(request, "force");
+    jobs::Job job = co_await api.requests.db_delete(request.param("db"), force, key);
+    co_return co_await job_response(api, std::move(request), std::move(job));
+}
+
+}  // namespace
+
+void add_database_routes(Router& router, ApiServices& api) {
+    add_route(router, api, "POST", "/v1/databases", create);
+    add_route(router, api, "GET", "/v1/databases", list);
+    add_route(router, api, "GET", "/v1/databases/{db}", get);
+    add_route(router, api, "DELETE", "/v1/databases/{db}", remove);
+}
+
+}  // namespace bpg::http

@@ -1,0 +1,84 @@
+#include "orchestrator/http/handlers/status.h"
+
+#include <fmt/format.h>
+
+#include "orchestrator/http/render.h"
+
+namespace bpg::http {
+namespace {
+
+using nlohmann::json;
+
+json databases_json(const catalog::Catalog& catalog) {
+    json databases = json::array();
+    for (const catalog::Database* database : catalog.databases()) {
+        json branches = json::array();
+        for (const catalog::Branch* branch : catalog.branches(database->id)) {
+            branches.push_back(branch_summary_json(catalog, *branch));
+        }
+        databases.push_back({{"name", database->name}, {"branches", std::move(branches)}});
+    }
+    return databases;
+}
+
+json jobs_json(const ApiServices& api) {
+    std::size_t queued = 0;
+    std::size_t running = 0;
+    for (const auto& [number, job] : api.queue.open_jobs()) {
+        if (job->state == jobs::JobState::kQueued) {
+            ++queued;
+        } else if (!jobs::is_final(job->state)) {
+            ++running;
+        }
+    }
+    return {{"queued", queued},
+            {"running", running},
+            {"failed_24h", api.queue.failed_since(api.clock.now() - std::chrono::hours(24))}};
+}
+
+json warnings_json(const ApiServices& api) {
+    json warnings = api.warnings_json ? api.warnings_json() : json::array();
+    for (const catalog::Branch* branch : api.catalog.branches()) {
+        for (const std::string& warning : branch->warnings) {
+            warnings.push_back(api.catalog.ref_of(*branch) + ": " + warning);
+        }
+    }
+    for (const auto& [number, job] : api.queue.open_jobs()) {
+        if (job->state != jobs::JobState::kStuck) continue;
+        warnings.push_back(fmt::format("job {} ({} of {}) is stuck: bpg job get {}", job->id,
+                                       job->operation, job->target, job->id));
+    }
+    return warnings;
+}
+
+asio::awaitable<Response> status(ApiServices& api, Request) {
+    const auto up = std::chrono::duration_cast<std::chrono::seconds>(
+        std::chrono::steady_clock::now() - api.started);
+    co_return json_response(200,
+                            {{"daemon", {{"version", BPG_VERSION}, {"uptime_seconds", up.count()}}},
+                             {"storage", api.storage_json()},
+                             {"runtime", api.runtime_json()},
+                             {"databases", databases_json(api.catalog)},
+                             {"jobs", jobs_json(api)},
+                             {"schedules", {{"next", nullptr}}},
+                             {"warnings", warnings_json(api)}});
+}
+
+asio::awaitable<Response> readiness(ApiServices&, Request) {
+    co_return json_response(200, {{"status", "ready"}});
+}
+
+/// Also while bpgd is starting: it says that the loop turns, nothing else.
+asio::awaitable<Response> health(Request) {
+    co_return json_response(200, {{"status", "ok"}});
+}
+
+}  // namespace
+
+void add_status_routes(Router& router, ApiServices& api) {
+    add_route(router, api, "GET", "/v1/status", status);
+    add_route(router, api, "GET", "/readyz", readiness);
+    router.add("GET", "/healthz", health);
+}
+
+}  // namespace bpg::http

@@ -1,0 +1,148 @@
+#include "orchestrator/http/render.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "orchestrator/base/json.h"
+
+namespace bpg::http {
+namespace {
+
+using nlohmann::json;
+
+json text_or_null(const std::string& text) {
+    return text.empty() ? json(nullptr) : json(text);
+}
+
+std::string_view name_of(jobs::Priority priority) {
+    switch (priority) {
+        case jobs::Priority::kInteractive:
+            return "interactive";
+        case jobs::Priority::kScheduled:
+            return "scheduled";
+        case jobs::Priority::kHousekeeping:
+            return "housekeeping";
+    }
+    return "interactive";
+}
+
+json parent_json(const catalog::Catalog& catalog, const catalog::Branch& branch) {
+    const catalog::Branch* parent = catalog.branch_by_id(branch.parent_id);
+    return parent == nullptr ? json(nullptr) : json(catalog.ref_of(*parent));
+}
+
+json created_from_json(const catalog::Branch& branch) {
+    if (branch.parent_id.empty()) return nullptr;
+    const catalog::CreatedFrom& from = branch.created_from;
+    return {{"snapshot", text_or_null(from.snapshot)},
+            {"mode", text_or_null(from.mode)},
+            {"lsn", text_or_null(from.lsn)},
+            {"at", time_json(from.at)}};
+}
+
+json storage_json(const catalog::Catalog& catalog, const catalog::Branch& branch) {
+    json storage{{"driver", branch.storage_driver}, {"name", branch.volume},
+                 {"used_bytes", nullptr},           {"referenced_bytes", nullptr},
+                 {"logical_bytes", nullptr},        {"measured_at", nullptr}};
+    if (const auto usage = catalog.usage(branch.id)) {
+        storage["used_bytes"] = usage->used;
+        storage["referenced_bytes"] = usage->referenced;
+        storage["logical_bytes"] = usage->logical;
+        storage["measured_at"] = format_time(usage->measured_at);
+    }
+    return storage;
+}
+
+json steps_json(const std::vector<jobs::StepRecord>& steps) {
+    json list = json::array();
+    for (const jobs::StepRecord& step : steps) {
+        list.push_back(
+            {{"name", step.name},
+             {"purpose", step.purpose},
+             {"state", step.state},
+             {"started_at", time_json(step.started_at)},
+             {"duration_ms", step.duration_ms ? json(*step.duration_ms) : json(nullptr)}});
+    }
+    return list;
+}
+
+json error_json(const jobs::Job& job) {
+    if (!job.error) return nullptr;
+    return {
+        {"title", job.error->message},          {"code", job.error->code},
+        {"detail", job.error->detail},          {"hint", job.error->hint},
+        {"step", text_or_null(job.error_step)}, {"kind", std::string(to_string(job.error->kind))}};
+}
+
+}  // namespace
+
+std::string branch_url(const catalog::Branch& branch) {
+    const bool is_ipv6 = branch.host.find(':') != std::string::npos;
+    return fmt::format("postgresql://postgres@{}:{}/postgres",
+                       is_ipv6 ? "[" + branch.host + "]" : branch.host, branch.port);
+}
+
+json database_json(const catalog::Catalog& catalog, const catalog::Database& database) {
+    return {{"id", database.id},
+            {"name", database.name},
+            {"image", text_or_null(database.image)},
+            {"pg_version", text_or_null(database.pg_version)},
+            {"created_at", format_time(database.created_at)},
+            {"branches", catalog.branches(database.id).size()}};
+}
+
+json branch_json(const catalog::Catalog& catalog, const catalog::Branch& branch) {
+    const catalog::Database* database = catalog.database_by_id(branch.database_id);
+    return {{"id", branch.id},
+            {"ref", catalog.ref_of(branch)},
+            {"database", database == nullptr ? json(nullptr) : json(database->name)},
+            {"name", branch.name},
+            {"parent", parent_json(catalog, branch)},
+            {"state", std::string(to_string(branch.state))},
+            {"host", branch.host},
+            {"port", branch.port},
+            {"url", branch_url(branch)},
+            {"created_at", format_time(branch.created_at)},
+            {"expires_at", time_json(branch.expires_at)},
+            {"protected", branch.is_protected},
+            {"timeline", branch.timeline == 0 ? json(nullptr) : json(branch.timeline)},
+            {"incarnation", {{"id", branch.incarnation_id}, {"number", branch.incarnation_number}}},
+            {"created_from", created_from_json(branch)},
+            {"storage", storage_json(catalog, branch)},
+            {"last_job", text_or_null(branch.last_job)},
+            {"warnings", branch.warnings}};
+}
+
+json branch_summary_json(const catalog::Catalog& catalog, const catalog::Branch& branch) {
+    const auto usage = catalog.usage(branch.id);
+    return {{"ref", catalog.ref_of(branch)},
+            {"state", std::string(to_string(branch.state))},
+            {"host", branch.host},
+            {"port", branch.port},
+            {"url", branch_url(branch)},
+            {"used_bytes", usage ? json(usage->used) : json(nullptr)},
+            {"created_at", format_time(branch.created_at)},
+            {"expires_at", time_json(branch.expires_at)}};
+}
+
+json job_json(const jobs::Job& job) {
+    return {{"id", job.id},
+            {"operation", job.operation},
+            {"target", job.target},
+            {"state", std::string(to_string(job.state))},
+            {"attempt", job.attempt},
+            {"priority", std::string(name_of(job.priority))},
+            {"created_at", format_time(job.created_at)},
+            {"started_at", time_json(job.started_at)},
+            {"finished_at", time_json(job.finished_at)},
+            {"waiting_for", text_or_null(job.waiting_for)},
+            {"log_path", nullptr},  // operations keep no log file of their own
+            {"steps", steps_json(job.steps)},
+            {"progress", nullptr},  // no operation measures how far it is
+            {"result", job.result},
+            {"warnings", job.warnings},
+            {"error", error_json(job)}};
+}
+
+}  // namespace bpg::http

@@ -1,0 +1,22 @@
+// Catalog and queue records as the JSON objects that users see. Pure: everything comes from memory.
+// Times are RFC 3339 in UTC, sizes bytes, and what is not known or not measured is null.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+
+#include "jobs/job.h"
+#include "orchestrator/catalog/catalog.h"
+
+namespace bpg::http {
+
+/// postgresql://postgres@host:port/postgres, without a password.
+std::string branch_url(const catalog::Branch& branch);
+
+nlohmann::json database_json(const catalog::Catalog& catalog, const catalog::Database& database);
+nlohmann::json branch_json(const catalog::Catalog& catalog, const catalog::Branch& branch);
+/// The few members of a branch that the status has a row of.
+nlohmann::json branch_summary_json(const catalog::Catalog& catalog, const catalog::Branch& branch);
+nlohmann::json job_json(const jobs::Job& job);
+
+}  // namespace bpg::http
