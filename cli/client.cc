@@ -167,7 +167,8 @@ Response receive(PolledSocket& socket) {
     if (text.empty()) return {status, nullptr};
     auto body = nlohmann::json::parse(text, nullptr, /*allow_exceptions=*/false);
     if (body.is_discarded()) {
-        throw Error(ErrorKind::kInternal, "answer_not_json", "bpgd answered something else than JSON",
+        throw Error(ErrorKind::kInternal, "answer_not_json",
+                    "bpgd answered something else than JSON",
                     fmt::format("HTTP status {}, {} bytes", status, text.size()),
                     "is it bpgd that listens on this socket?");
     }

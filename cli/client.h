@@ -50,12 +50,13 @@ class Client {
     void set_deadline(Deadline deadline) { deadline_ = deadline; }
     const Deadline& deadline() const { return deadline_; }
 
-    /// The answer of a success; throws Failure for a problem, Unreachable, Interrupted, DeadlinePassed.
+    /// The answer of a success; throws Failure for a problem, Unreachable, Interrupted,
+    /// DeadlinePassed.
     Response call(const Request& request) const;
     nlohmann::json get(const std::string& target) const;
 
-    /// Reads an NDJSON answer line by line as it comes, with no limit between two lines. Returns when
-    /// the server ended it properly; throws Unreachable when it broke off, else as call().
+    /// Reads an NDJSON answer line by line as it comes, with no limit between two lines. Returns
+    /// when the server ended it properly; throws Unreachable when it broke off, else as call().
     void stream(const std::string& target,
                 const std::function<void(const std::string& line)>& on_line) const;
 

@@ -16,7 +16,8 @@ std::string or_else(std::string text, const char* fallback) {
     return text.empty() ? fallback : text;
 }
 
-/// In a password file a colon ends a field and a backslash takes its meaning from the next character.
+/// In a password file a colon ends a field and a backslash takes its meaning from the next
+/// character.
 std::string escape_field(const std::string& text) {
     std::string out;
     for (const char c : text) {
@@ -69,7 +70,8 @@ std::string shell_assignment(const std::string& name, const std::string& value) 
     });
     if (plain) return name + "=" + value;
     std::string quoted;
-    for (const char c : value) quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    for (const char c : value)
+        quoted += c == '\'' ? std::string("'\\''") : std::string(1, c);
     return name + "='" + quoted + "'";
 }
 

@@ -18,15 +18,16 @@ struct Credentials {
     std::string dbname;
 };
 
-/// Reads the answer of …/credentials, or a branch object (then without a password). Throws kConflict
-/// `no_endpoint` while the branch has no host and port.
+/// Reads the answer of …/credentials, or a branch object (then without a password). Throws
+/// kConflict `no_endpoint` while the branch has no host and port.
 Credentials credentials_from(const nlohmann::json& object);
 
 /// postgresql://user:password@host:port/dbname, every part percent-encoded.
 std::string connection_url(const Credentials& credentials);
 
 /// PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE, in that order.
-std::vector<std::pair<std::string, std::string>> connection_variables(const Credentials& credentials);
+std::vector<std::pair<std::string, std::string>> connection_variables(
+    const Credentials& credentials);
 
 /// NAME=value as a POSIX shell reads it; quoted where it has to be.
 std::string shell_assignment(const std::string& name, const std::string& value);

@@ -44,20 +44,22 @@ Failure interrupted(const std::string& job_id) {
 }
 
 Failure lost_daemon(const Client& client, const std::string& job_id, const std::string& why) {
-    return {ExitCode::kUnreachable,
-            {ErrorKind::kUnavailable, "daemon_unreachable",
-             fmt::format("lost bpgd on {} while waiting for job {}", client.socket().string(), job_id),
-             fmt::format("{}; tried again for {} s", why, kLostFor.count()),
-             fmt::format("the job goes on when bpgd is back: bpg job tail -f {}", job_id)},
-            job_id};
+    return {
+        ExitCode::kUnreachable,
+        {ErrorKind::kUnavailable, "daemon_unreachable",
+         fmt::format("lost bpgd on {} while waiting for job {}", client.socket().string(), job_id),
+         fmt::format("{}; tried again for {} s", why, kLostFor.count()),
+         fmt::format("the job goes on when bpgd is back: bpg job tail -f {}", job_id)},
+        job_id};
 }
 
 Failure lost_answer(const Client& client, const std::string& key, const std::string& why) {
-    return {ExitCode::kUnreachable,
-            {ErrorKind::kUnavailable, "daemon_unreachable",
-             fmt::format("bpgd on {} went away before it answered", client.socket().string()),
-             fmt::format("{}; tried again for {} s", why, kLostFor.count()),
-             fmt::format("repeat the command with --idempotency-key {}: it is never done twice", key)}};
+    return {
+        ExitCode::kUnreachable,
+        {ErrorKind::kUnavailable, "daemon_unreachable",
+         fmt::format("bpgd on {} went away before it answered", client.socket().string()),
+         fmt::format("{}; tried again for {} s", why, kLostFor.count()),
+         fmt::format("repeat the command with --idempotency-key {}: it is never done twice", key)}};
 }
 
 /// How long the daemon has been away, and when to give up on it.
@@ -76,7 +78,9 @@ class Absence {
 };
 
 /// A daemon that has just come back is not yet one that answers.
-bool is_starting(const Failure& failure) { return failure.exit() == ExitCode::kUnreachable; }
+bool is_starting(const Failure& failure) {
+    return failure.exit() == ExitCode::kUnreachable;
+}
 
 class Follower {
   public:
@@ -145,9 +149,13 @@ std::string object_target(const json& job) {
 
 }  // namespace
 
-bool is_job(const json& object) { return !text_of(object, "operation").empty(); }
+bool is_job(const json& object) {
+    return !text_of(object, "operation").empty();
+}
 
-bool succeeded(const json& job) { return text_of(job, "state") == "succeeded"; }
+bool succeeded(const json& job) {
+    return text_of(job, "state") == "succeeded";
+}
 
 json submit(Session& session, const Mutation& mutation) {
     const InterruptGuard guard;
@@ -212,7 +220,8 @@ Failure failure_of_job(const json& job) {
     info.detail = text_of(error, "detail");
     const std::string step = text_of(error, "step");
     if (!step.empty()) {
-        info.detail += (info.detail.empty() ? "" : "\n") + fmt::format("in step {} of {}", step, what);
+        info.detail +=
+            (info.detail.empty() ? "" : "\n") + fmt::format("in step {} of {}", step, what);
     }
     info.hint = text_of(error, "hint");
     if (info.hint.empty()) info.hint = fmt::format("see what it did: bpg job get {}", id);
@@ -234,7 +243,8 @@ std::string event_line(const json& event, bool colour) {
         return fmt::format("{}{:<28} {:>9}", mark, (undone ? "undo " : "") + one_line(step), time);
     }
     // Why a job is not getting on is news; that it is, the steps show.
-    constexpr std::array<std::string_view, 6> kNews{"wait", "retr", "resum", "undo", "warn", "cancel"};
+    constexpr std::array<std::string_view, 7> kNews{"wait",   "retry", "resumed", "undoing",
+                                                    "rewind", "warn",  "cancel"};
     for (const std::string_view word : kNews) {
         if (type.find(word) != std::string::npos && !message.empty()) {
             return styled(one_line(message), Style::kFaint, colour);

@@ -19,8 +19,9 @@ struct Mutation {
 };
 
 /// Hands it in with an Idempotency-Key and comes back with the job, or with the object itself when
-/// there was nothing to do. An answer lost on the way is asked for again for 10 s with the same key.
-/// Throws Failure: 6 (no daemon), 7 (--timeout), 130 (Ctrl-C), or what the daemon refused it with.
+/// there was nothing to do. An answer lost on the way is asked for again for 10 s with the same
+/// key. Throws Failure: 6 (no daemon), 7 (--timeout), 130 (Ctrl-C), or what the daemon refused it
+/// with.
 nlohmann::json submit(Session& session, const Mutation& mutation);
 
 /// Whether submit() brought back a job.
@@ -49,8 +50,9 @@ struct MutationOptions {
     bool prints_job = false;  ///< delete: the object is gone, the final job is printed
 };
 
-/// What a mutating command does: submit, wait showing the steps, give back what is to be printed: the
-/// object that result.ref (or the target) names, or the job (with --no-wait, and for deletes).
-nlohmann::json run_mutation(Session& session, const Mutation& mutation, MutationOptions options = {});
+/// What a mutating command does: submit, wait showing the steps, give back what is to be printed:
+/// the object that result.ref (or the target) names, or the job (with --no-wait, and for deletes).
+nlohmann::json run_mutation(Session& session, const Mutation& mutation,
+                            MutationOptions options = {});
 
 }  // namespace bpg::cli

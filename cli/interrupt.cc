@@ -15,7 +15,9 @@ using std::chrono::steady_clock;
 
 volatile sig_atomic_t interrupted = 0;
 
-void note_interrupt(int) { interrupted = 1; }
+void note_interrupt(int) {
+    interrupted = 1;
+}
 
 /// ppoll with SIGINT let in; -1 and EINTR become another round or Interrupted.
 int poll_once(pollfd* fds, nfds_t count, const Deadline& deadline) {
@@ -26,8 +28,8 @@ int poll_once(pollfd* fds, nfds_t count, const Deadline& deadline) {
         timespec timeout{};
         const timespec* limit = nullptr;
         if (deadline) {
-            const auto left = std::max(steady_clock::duration::zero(),
-                                       *deadline - steady_clock::now());
+            const auto left =
+                std::max(steady_clock::duration::zero(), *deadline - steady_clock::now());
             const auto ns = std::chrono::duration_cast<std::chrono::nanoseconds>(left).count();
             timeout.tv_sec = ns / 1'000'000'000;
             timeout.tv_nsec = ns % 1'000'000'000;
@@ -52,7 +54,7 @@ InterruptGuard::InterruptGuard() {
     sigemptyset(&block);
     sigaddset(&block, SIGINT);
     pthread_sigmask(SIG_BLOCK, &block, &old_mask_);
-    struct sigaction action {};
+    struct sigaction action{};
     action.sa_handler = note_interrupt;
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, nullptr);

@@ -27,7 +27,7 @@ class InterruptGuard {
   private:
     bool installed_ = false;
     sigset_t old_mask_{};
-    struct sigaction old_action_ {};
+    struct sigaction old_action_{};
 };
 
 /// Waits until `fd` has one of `events` (POLLIN, POLLOUT). Throws Interrupted or DeadlinePassed.

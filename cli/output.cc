@@ -21,7 +21,9 @@ constexpr std::string_view kEllipsis = "…";
 constexpr std::size_t kGap = 2;
 constexpr std::size_t kNarrowest = 6;
 
-bool begins_character(char c) { return (static_cast<unsigned char>(c) & 0xc0U) != 0x80U; }
+bool begins_character(char c) {
+    return (static_cast<unsigned char>(c) & 0xc0U) != 0x80U;
+}
 
 /// Columns on a terminal: characters, not bytes. Names here are narrow; labels may be off by a few.
 std::size_t display_width(std::string_view text) {
@@ -116,7 +118,8 @@ std::string one_line(std::string_view text) {
 
 std::vector<std::size_t> Table::widths(std::optional<std::size_t> width) const {
     std::vector<std::size_t> result;
-    for (const Column& column : columns_) result.push_back(display_width(column.title));
+    for (const Column& column : columns_)
+        result.push_back(display_width(column.title));
     for (const auto& row : rows_) {
         for (std::size_t i = 0; i < row.size() && i < result.size(); ++i) {
             result[i] = std::max(result[i], display_width(one_line(row[i].text)));
@@ -124,7 +127,8 @@ std::vector<std::size_t> Table::widths(std::optional<std::size_t> width) const {
     }
     if (!width) return result;
     std::size_t total = kGap * (columns_.size() - 1);
-    for (const std::size_t one : result) total += one;
+    for (const std::size_t one : result)
+        total += one;
     while (total > *width) {
         std::optional<std::size_t> widest;
         for (std::size_t i = 0; i < columns_.size(); ++i) {
@@ -142,8 +146,8 @@ std::string Table::render(std::optional<std::size_t> width, bool colour) const {
     const std::vector<std::size_t> column_widths = widths(width);
     const auto cell = [&](std::size_t i, const std::string& raw, Style style) {
         const std::string text = cut(raw, column_widths[i]);
-        const std::string padding(column_widths[i] - std::min(column_widths[i], display_width(text)),
-                                  ' ');
+        const std::string padding(
+            column_widths[i] - std::min(column_widths[i], display_width(text)), ' ');
         const std::string shown = styled(text, style, colour);
         return columns_[i].align == Align::kRight ? padding + shown : shown + padding;
     };
@@ -171,7 +175,8 @@ std::string render_fields(const std::vector<std::pair<std::string, std::string>>
     }
     std::string out;
     for (const auto& [name, value] : fields) {
-        if (!value.empty()) out += fmt::format("{:<{}}  {}\n", name + ":", widest + 1, one_line(value));
+        if (!value.empty())
+            out += fmt::format("{:<{}}  {}\n", name + ":", widest + 1, one_line(value));
     }
     return out;
 }

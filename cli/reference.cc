@@ -34,7 +34,8 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
 }
 
 constexpr std::string_view kNameRule =
-    "a name has 1 to 63 characters of a-z, 0-9, _ and -, and begins and ends with a letter or digit";
+    "a name has 1 to 63 characters of a-z, 0-9, _ and -, and begins and ends with a letter or "
+    "digit";
 
 }  // namespace
 
@@ -101,6 +102,8 @@ std::string database_target(std::string_view name) {
     return "/v1/databases/" + percent_encode(name);
 }
 
-std::string job_target(std::string_view id) { return "/v1/jobs/" + percent_encode(id); }
+std::string job_target(std::string_view id) {
+    return "/v1/jobs/" + percent_encode(id);
+}
 
 }  // namespace bpg::cli

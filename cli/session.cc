@@ -10,9 +10,7 @@
 namespace bpg::cli {
 
 Session::Session(Globals globals, Terminal terminal)
-    : globals_(std::move(globals)),
-      terminal_(terminal),
-      began_(std::chrono::steady_clock::now()) {}
+    : globals_(std::move(globals)), terminal_(terminal), began_(std::chrono::steady_clock::now()) {}
 
 Client& Session::client() {
     if (client_) return *client_;
@@ -43,7 +41,8 @@ void Session::note(std::string_view text) const {
 }
 
 void Session::warn(std::string_view text) const {
-    print_err(styled("warning:", Style::kWarning, terminal_.err_colour) + " " + one_line(text) + "\n");
+    print_err(styled("warning:", Style::kWarning, terminal_.err_colour) + " " + one_line(text) +
+              "\n");
 }
 
 void Session::warn_all(const nlohmann::json& warnings) const {
@@ -62,7 +61,8 @@ void Session::confirm(const std::string& question, bool forced) const {
     if (forced || globals_.yes || !terminal_.in_is_tty || !terminal_.err_is_tty) return;
     print_err(question + " [y/N] ");
     std::string answer;
-    if (std::getline(std::cin, answer) && (answer == "y" || answer == "Y" || answer == "yes")) return;
+    if (std::getline(std::cin, answer) && (answer == "y" || answer == "Y" || answer == "yes"))
+        return;
     throw Failure(ExitCode::kFailed, {ErrorKind::kCancelled, "not_confirmed", "nothing was changed",
                                       "it was not confirmed", "answer y, or pass --yes"});
 }
@@ -77,8 +77,8 @@ Failure unreachable_failure(const Client& client, const std::string& why) {
 Failure no_answer_failure(std::chrono::milliseconds timeout) {
     return {ExitCode::kTimedOut,
             {ErrorKind::kTimeout, "timed_out",
-             fmt::format("no answer within {}", format_duration(timeout)), "bpgd did not answer in time",
-             "try again with a longer --timeout"}};
+             fmt::format("no answer within {}", format_duration(timeout)),
+             "bpgd did not answer in time", "try again with a longer --timeout"}};
 }
 
 }  // namespace bpg::cli

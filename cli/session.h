@@ -1,5 +1,5 @@
-// One run of `bpg`: the global options, the terminal, and the connection to bpgd that is made when a
-// command first needs it.
+// One run of `bpg`: the global options, the terminal, and the connection to bpgd that is made when
+// a command first needs it.
 #pragma once
 
 #include <chrono>
@@ -58,8 +58,8 @@ class Session {
     std::unique_ptr<Client> client_;
 };
 
-/// Exit 6: nobody answers on the socket.
 class Failure;
+/// Exit 6: nobody answers on the socket.
 Failure unreachable_failure(const Client& client, const std::string& why);
 /// Exit 7 for a request that is no job.
 Failure no_answer_failure(std::chrono::milliseconds timeout);

@@ -26,7 +26,8 @@ Error invalid(const std::filesystem::path& file, const YAML::Exception& failure)
 /// Where line `number` (0 is the first) begins.
 std::size_t offset_of_line(const std::string& text, int number) {
     std::size_t offset = 0;
-    for (int i = 0; i < number; ++i) offset = text.find('\n', offset) + 1;
+    for (int i = 0; i < number; ++i)
+        offset = text.find('\n', offset) + 1;
     return offset;
 }
 
@@ -38,9 +39,11 @@ std::string with_setting(std::string text, const std::string& section, const std
     const std::string entry = fmt::format("{}: {}", name, yaml_scalar(value));
     if (map.IsDefined() && map.IsMap() && map.size() > 0) {
         const YAML::Mark mark = map.begin()->first.Mark();
-        const std::size_t at = offset_of_line(text, mark.line) + static_cast<std::size_t>(mark.column);
+        const std::size_t at =
+            offset_of_line(text, mark.line) + static_cast<std::size_t>(mark.column);
         if (map.Style() == YAML::EmitterStyle::Flow) return text.insert(at, entry + ", ");
-        return text.insert(at, entry + "\n" + std::string(static_cast<std::size_t>(mark.column), ' '));
+        return text.insert(at,
+                           entry + "\n" + std::string(static_cast<std::size_t>(mark.column), ' '));
     }
     if (map.IsDefined()) {
         throw Error(ErrorKind::kInvalid, "config_invalid",
@@ -121,7 +124,7 @@ std::string yaml_scalar(const std::string& value) {
     };
     const bool starts_well = !value.empty() && (value[0] == '/' || value[0] == '_' ||
                                                 (value[0] >= 'a' && value[0] <= 'z'));
-    constexpr std::array<std::string_view, 8> kWords{"true", "false", "yes", "no",
+    constexpr std::array<std::string_view, 8> kWords{"true", "false", "yes",  "no",
                                                      "on",   "off",   "null", "y"};
     const bool is_word = std::find(kWords.begin(), kWords.end(), value) != kWords.end();
     if (starts_well && !is_word && std::all_of(value.begin(), value.end(), plain)) return value;

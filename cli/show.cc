@@ -15,11 +15,17 @@ using nlohmann::json;
 using Fields = std::vector<std::pair<std::string, std::string>>;
 using Align = Table::Align;
 
-WallTime now() { return SystemClock().now(); }
+WallTime now() {
+    return SystemClock().now();
+}
 
-std::string dash(std::string text) { return text.empty() ? "-" : text; }
+std::string dash(std::string text) {
+    return text.empty() ? "-" : text;
+}
 
-const json& storage_of(const json& branch) { return member(branch, "storage"); }
+const json& storage_of(const json& branch) {
+    return member(branch, "storage");
+}
 
 std::string bytes_or_empty(const json& value) {
     const std::string text = size_of(value);
@@ -107,9 +113,9 @@ std::string job_fields(const Session& session, const json& job) {
             const std::string state = text_of(step, "state");
             steps.add({text_of(step, "name"),
                        {state, style_of_state(state)},
-                       ms.is_number() ? human_duration(std::chrono::milliseconds(
-                                            ms.get<std::int64_t>()))
-                                      : std::string("-"),
+                       ms.is_number()
+                           ? human_duration(std::chrono::milliseconds(ms.get<std::int64_t>()))
+                           : std::string("-"),
                        text_of(step, "purpose")});
         }
         text += "\n" + steps.render(session.terminal().width, session.terminal().out_colour);
@@ -175,17 +181,17 @@ std::string daemon_lines(const json& status) {
     const std::string version = scalar_of(runtime, "version");
     return render_fields({
         {"bpgd", spaced({text_of(daemon, "version"),
-                         uptime.is_number() ? "up " + human_age(std::chrono::seconds(
-                                                          uptime.get<std::int64_t>()))
-                                            : ""})},
+                         uptime.is_number()
+                             ? "up " + human_age(std::chrono::seconds(uptime.get<std::int64_t>()))
+                             : ""})},
         {"storage", spaced({text_of(storage, "driver"), text_of(storage, "pool"), space_of(storage),
                             text_of(storage, "health")})},
         {"runtime", spaced({text_of(runtime, "driver"), version})},
-        {"jobs", jobs.is_object()
-                     ? fmt::format("{} queued, {} running, {} failed in 24 h",
-                                   dash(scalar_of(jobs, "queued")), dash(scalar_of(jobs, "running")),
-                                   dash(scalar_of(jobs, "failed_24h")))
-                     : ""},
+        {"jobs", jobs.is_object() ? fmt::format("{} queued, {} running, {} failed in 24 h",
+                                                dash(scalar_of(jobs, "queued")),
+                                                dash(scalar_of(jobs, "running")),
+                                                dash(scalar_of(jobs, "failed_24h")))
+                                  : ""},
     });
 }
 
@@ -214,7 +220,8 @@ void show_list(const Session& session, const json& list,
     const json& items = member(list, "items");
     if (!session.names()) return print_out(table(session, items));
     std::string names;
-    for (const json& item : items) names += name_of(item) + "\n";
+    for (const json& item : items)
+        names += name_of(item) + "\n";
     print_out(names);
 }
 
@@ -234,13 +241,15 @@ std::string database_table(const Session& session, const json& items) {
 
 std::string branch_table(const Session& session, const json& items) {
     Table table = empty_branch_table();
-    for (const json& item : items) table.add(branch_row(item, text_of(item, "ref")));
+    for (const json& item : items)
+        table.add(branch_row(item, text_of(item, "ref")));
     return table.render(session.terminal().width, session.terminal().out_colour);
 }
 
 std::string branch_tree(const Session& session, const json& items) {
     std::set<std::string> refs;
-    for (const json& item : items) refs.insert(text_of(item, "ref"));
+    for (const json& item : items)
+        refs.insert(text_of(item, "ref"));
     Table table = empty_branch_table();
     std::set<std::string> shown;
     const std::function<void(const std::string&, const std::string&)> add_children =
@@ -279,8 +288,12 @@ std::string job_table(const Session& session, const json& items) {
             begun && ended ? human_duration(std::chrono::duration_cast<std::chrono::milliseconds>(
                                  *ended - *begun))
                            : "-";
-        table.add({text_of(item, "id"), text_of(item, "operation"), dash(text_of(item, "target")),
-                   {state, style_of_state(state)}, age_of(member(item, "created_at"), now()), time});
+        table.add({text_of(item, "id"),
+                   text_of(item, "operation"),
+                   dash(text_of(item, "target")),
+                   {state, style_of_state(state)},
+                   age_of(member(item, "created_at"), now()),
+                   time});
     }
     return table.render(session.terminal().width, session.terminal().out_colour);
 }

@@ -63,10 +63,12 @@ std::unique_ptr<storage::Storage> open_storage(const config::Config& config, Blo
                     "its mark is missing: the volume root is not mounted, or was never prepared",
                     "mount it, or run: bpg init");
     }
+    // From init, so that another pool mounted in this place is refused.
+    const std::string pool_id = read_file(config.paths.state / "pool_id", 256).value_or("");
     if (mark->driver == "btrfs") {
-        return std::make_unique<storage::BtrfsStorage>(root, pool, mark->pool_id);
+        return std::make_unique<storage::BtrfsStorage>(root, pool, pool_id);
     }
-    return std::make_unique<storage::CopyStorage>(root, pool, mark->pool_id);
+    return std::make_unique<storage::CopyStorage>(root, pool, pool_id);
 }
 
 operations::Settings operation_settings(const config::Config& config) {
@@ -96,8 +98,10 @@ class Daemon {
     http::ApiServices api_services();
     nlohmann::json storage_json() const;
     nlohmann::json runtime_json() const;
+    nlohmann::json warnings_json() const;
 
     const config::Config& config_;
+    const Steady::time_point started_ = Steady::now();
     asio::io_context loop_{1};
     UniqueFd state_lock_;
     UniqueFd root_lock_;
@@ -129,7 +133,6 @@ class Daemon {
     http::Server metrics_server_;
     bool ready_ = false;
     storage::Space space_;
-    Steady::time_point started_ = Steady::now();
 };
 
 Daemon::Daemon(const config::Config& config, const DaemonOptions& options)
@@ -189,7 +192,8 @@ http::ApiServices Daemon::api_services() {
             [this] { return ready_; },
             [this] { return runtime_json(); },
             [this] { return storage_json(); },
-            started_};
+            started_,
+            [this] { return warnings_json(); }};
 }
 
 nlohmann::json Daemon::storage_json() const {
@@ -207,6 +211,16 @@ nlohmann::json Daemon::runtime_json() const {
     return {{"driver", std::string(runtime_.driver())},
             {"version", config_.postgres.version},
             {"isolation", "none: all branches run as one system user"}};
+}
+
+nlohmann::json Daemon::warnings_json() const {
+    nlohmann::json warnings = nlohmann::json::array(
+        {"runtime process does not isolate branches from one another: all run as one system user"});
+    if (!storage_->atomic()) {
+        warnings.push_back("storage driver copy copies every file for every branch; it is for trying "
+                           "things out");
+    }
+    return warnings;
 }
 
 void Daemon::spawn(asio::awaitable<void> part, std::string name) {

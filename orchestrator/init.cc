@@ -112,7 +112,10 @@ nlohmann::json initialise(const config::Config& config) {
         mount_storage(config);
     }
     const storage::DriverChoice choice = choose_driver(config);
-    storage::prepare_root(config.storage.root, choice.driver);
+    const auto pool_id_path = config.paths.state / "pool_id";
+    const std::string known = read_file(pool_id_path, 256).value_or("");
+    const storage::RootMark mark = storage::prepare_root(config.storage.root, choice.driver, known);
+    if (known != mark.pool_id) write_file_durably(pool_id_path, mark.pool_id, 0600);
     if (!std::filesystem::exists(config.store_dir() / "CURRENT")) {
         ensure_directory(config.store_dir(), 0700);
         jobs::Store::create(config.store_dir());

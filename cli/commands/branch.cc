@@ -20,10 +20,10 @@ int create(Session& session, const Arguments& arguments) {
     if (arguments.has("--stopped")) body["stopped"] = true;
     const nlohmann::json branch = run_mutation(session, {"POST", "/v1/branches", body});
     const std::string parent = text_of(branch, "parent");
-    if (body.contains("from") && !is_job(branch) && parent != body["from"]) {
-        session.note(fmt::format("note: {} was there already, made from {}, not from {}", ref.text(),
-                                 parent.empty() ? "nothing" : parent,
-                                 body["from"].get<std::string>()));
+    if (body.contains("from") && !is_job(branch) && parent != text_of(body, "from")) {
+        session.note(fmt::format("note: {} was there already, made from {}, not from {}",
+                                 ref.text(), parent.empty() ? "nothing" : parent,
+                                 text_of(body, "from")));
     }
     show_object(session, branch);
     return 0;
@@ -66,7 +66,8 @@ std::span<const Command> branch_commands() {
          "make a writable copy of a branch, from main unless told otherwise",
          {{"DB/BR", "the new branch"}},
          {{"--from", "DB/BR", "the branch to copy"},
-          {"--fast", "", "no checkpoint on the parent: the cut is instant, recovery may take longer"},
+          {"--fast", "",
+           "no checkpoint on the parent: the cut is instant, recovery may take longer"},
           {"--if-not-exists", "", "succeed with the existing branch"},
           {"--stopped", "", "do not leave it running"}},
          create,

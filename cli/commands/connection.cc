@@ -59,7 +59,8 @@ int env(Session& session, const Arguments& arguments) {
 UniqueFd password_in_memory(const Credentials& credentials) {
     UniqueFd file(memfd_create("bpg-passfile", 0));
     if (!file) throw errno_error("keep the password in memory", errno);
-    if (fchmod(file.get(), S_IRUSR | S_IWUSR) != 0) throw errno_error("protect the password", errno);
+    if (fchmod(file.get(), S_IRUSR | S_IWUSR) != 0)
+        throw errno_error("protect the password", errno);
     const std::string line = password_file_line(credentials);
     if (write(file.get(), line.data(), line.size()) != static_cast<ssize_t>(line.size())) {
         throw errno_error("keep the password in memory", errno);
@@ -103,7 +104,8 @@ std::vector<std::string> psql_environment(const Credentials& credentials, int pa
     for (char** entry = environ; *entry != nullptr; ++entry) {
         const std::string_view text = *entry;
         const std::string_view name = text.substr(0, text.find('='));
-        if (std::find(kOurs.begin(), kOurs.end(), name) == kOurs.end()) environment.emplace_back(text);
+        if (std::find(kOurs.begin(), kOurs.end(), name) == kOurs.end())
+            environment.emplace_back(text);
     }
     for (const auto& [name, value] : connection_variables(credentials)) {
         if (name != "PGPASSWORD") environment.push_back(name + "=" + value);
@@ -115,15 +117,15 @@ std::vector<std::string> psql_environment(const Credentials& credentials, int pa
 std::vector<char*> pointers(std::vector<std::string>& texts) {
     std::vector<char*> result;
     result.reserve(texts.size() + 1);
-    for (std::string& text : texts) result.push_back(text.data());
+    for (std::string& text : texts)
+        result.push_back(text.data());
     result.push_back(nullptr);
     return result;
 }
 
 int psql(Session& session, const Arguments& arguments) {
     const fs::path program = find_psql();
-    const Credentials credentials =
-        with_password(session, parse_branch_ref(arguments.at("DB/BR")));
+    const Credentials credentials = with_password(session, parse_branch_ref(arguments.at("DB/BR")));
     const UniqueFd password = password_in_memory(credentials);
     std::vector<std::string> argv{"psql"};
     argv.insert(argv.end(), arguments.rest.begin(), arguments.rest.end());

@@ -38,9 +38,9 @@ int remove(Session& session, const Arguments& arguments) {
     const std::string name = parse_database_name(arguments.at("NAME"));
     const bool force = arguments.has("--force");
     session.confirm(fmt::format("Delete the database {} with all its branches?", name), force);
-    const nlohmann::json job =
-        run_mutation(session, {"DELETE", database_target(name) + (force ? "?force=1" : ""), nullptr},
-                     {.prints_job = true});
+    const nlohmann::json job = run_mutation(
+        session, {"DELETE", database_target(name) + (force ? "?force=1" : ""), nullptr},
+        {.prints_job = true});
     if (session.json() || session.names() || session.globals().no_wait) {
         show_object(session, job);
     } else {

@@ -34,7 +34,8 @@ int change_all(Session& session, const std::string& database, const char* verb, 
         if (state == "creating" || state == "deleting") continue;
         session.note(text_of(branch, "ref"));
         try {
-            changed.push_back(change(session, parse_branch_ref(text_of(branch, "ref")), verb, force));
+            changed.push_back(
+                change(session, parse_branch_ref(text_of(branch, "ref")), verb, force));
         } catch (const Failure& failure) {
             const bool concerns_all = failure.exit() == ExitCode::kInterrupted ||
                                       failure.exit() == ExitCode::kUnreachable ||

@@ -46,11 +46,10 @@ int get(Session& session, const Arguments& arguments) {
 void print_event(const Session& session, const std::string& line, const nlohmann::json& event) {
     if (session.json()) return print_out(line + "\n");
     const std::string step = one_line(text_of(event, "step"));
-    print_out(fmt::format("{:>4}  {}  {:<16}{}{}\n", scalar_of(event, "seq"), text_of(event, "at"),
-                          one_line(text_of(event, "type")), step.empty() ? "" : "  " + step,
-                          text_of(event, "message").empty()
-                              ? ""
-                              : "  " + one_line(text_of(event, "message"))));
+    print_out(fmt::format(
+        "{:>4}  {}  {:<16}{}{}\n", scalar_of(event, "seq"), text_of(event, "at"),
+        one_line(text_of(event, "type")), step.empty() ? "" : "  " + step,
+        text_of(event, "message").empty() ? "" : "  " + one_line(text_of(event, "message"))));
 }
 
 int tail(Session& session, const Arguments& arguments) {
@@ -92,7 +91,11 @@ std::span<const Command> job_commands() {
           {"--database", "DB", "of this database only"},
           {"--limit", "N", "at most so many"}},
          list},
-        {"job get", "show a job with its steps", {{"ID", "its id, or the beginning of it"}}, {}, get},
+        {"job get",
+         "show a job with its steps",
+         {{"ID", "its id, or the beginning of it"}},
+         {},
+         get},
         {"job tail",
          "show the events of a job",
          {{"ID", "its id, or the beginning of it"}},

@@ -14,7 +14,8 @@ int status(Session& session, const Arguments&) {
     } else if (session.names()) {
         std::string names;
         for (const auto& database : member(answer, "databases")) {
-            for (const auto& branch : member(database, "branches")) names += name_of(branch) + "\n";
+            for (const auto& branch : member(database, "branches"))
+                names += name_of(branch) + "\n";
         }
         print_out(names);
     } else {

@@ -60,7 +60,7 @@ constexpr milliseconds kLingerTime{2'000};  // for a refused client to read why
 constexpr milliseconds kCancelledPatience{1'000};
 constexpr std::size_t kRefusalsMax = 64;     // connections over the limit that are told so
 constexpr std::size_t kSocketPathMax = 106;  // sun_path, less the "~" of the temporary name
-constexpr std::size_t kBufferMax = 64 * 1024;
+constexpr std::size_t kBufferMax = 65'536;
 constexpr int kBacklog = 256;
 
 void close_on_exec(int fd) {
@@ -188,7 +188,7 @@ UniqueFd lock_socket(const std::filesystem::path& path) {
 }
 
 /// Refuses a path that is something else, or a socket that some server without our lock answers on.
-void check_replaceable(asio::any_io_executor executor, const std::filesystem::path& path) {
+void check_replaceable(const asio::any_io_executor& executor, const std::filesystem::path& path) {
     struct stat found{};
     if (::lstat(path.c_str(), &found) != 0) {
         if (errno == ENOENT) return;
@@ -200,7 +200,7 @@ void check_replaceable(asio::any_io_executor executor, const std::filesystem::pa
                     "something else is in the place of the API's socket",
                     "move it away, or choose another api.socket");
     }
-    asio::local::stream_protocol::socket probe(std::move(executor));
+    asio::local::stream_protocol::socket probe(executor);
     probe.open();
     probe.non_blocking(true);  // a live server with a full backlog must not hold us up
     ErrorCode error;
@@ -730,7 +730,7 @@ asio::awaitable<void> Server::State::linger(SessionPtr session) {
     ErrorCode failed;
     session->socket.shutdown(Socket::shutdown_send, failed);
     session->enter(Session::Phase::kIdle, kLingerTime);
-    std::string scratch(16 * 1024, '\0');
+    std::string scratch(16'384, '\0');
     const std::size_t taken_max = 4 * (limits_.body_bytes + limits_.header_bytes);
     for (std::size_t taken = 0; !failed && !session->timed_out && taken < taken_max;) {
         const auto [error, count] =

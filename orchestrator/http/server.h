@@ -19,8 +19,8 @@
 namespace bpg::http {
 
 struct Limits {
-    std::size_t header_bytes = 8 * 1024;            ///< beyond: 431
-    std::size_t body_bytes = 1024 * 1024;           ///< beyond: 413
+    std::size_t header_bytes = 8192;                ///< beyond: 431
+    std::size_t body_bytes = 1 << 20;               ///< beyond: 413
     std::size_t connections = 256;                  ///< beyond: 503 and closed
     std::chrono::milliseconds idle_time{60'000};    ///< between requests; then closed
     std::chrono::milliseconds header_time{10'000};  ///< from a header's first byte to its end; 408

@@ -87,7 +87,9 @@ ExitCode exit_code_of_failed_job(ErrorKind kind) {
     return kind == ErrorKind::kUnavailable ? ExitCode::kFailed : exit_code(kind);
 }
 
-ExitCode exit_code_of_status(int status) { return exit_code(kind_of_status(status)); }
+ExitCode exit_code_of_status(int status) {
+    return exit_code(kind_of_status(status));
+}
 
 nlohmann::json problem(const ErrorInfo& info) {
     return {{"type", "urn:betterpg:error:" + info.code},
@@ -114,7 +116,8 @@ ErrorInfo error_from_problem(int status, const nlohmann::json& body) {
         info.hint = text_member(body, "hint");
     }
     if (info.code.empty()) info.code = fmt::format("http_{}", status);
-    if (info.message.empty()) info.message = fmt::format("bpgd answered with HTTP status {}", status);
+    if (info.message.empty())
+        info.message = fmt::format("bpgd answered with HTTP status {}", status);
     return info;
 }
 

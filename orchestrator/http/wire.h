@@ -19,8 +19,7 @@ inline constexpr std::string_view kIdempotencyKeyHeader = "Idempotency-Key";
 /// The code of the 503 answered until the store is read and every instance has been looked at.
 inline constexpr std::string_view kStartingCode = "starting";
 
-/// Types of job events that a reader shows as a line; a reader ignores types it does not know.
-inline constexpr std::string_view kEventStepStarted = "step_started";
+/// Types of job events that a reader shows with their time; it ignores types it does not know.
 inline constexpr std::string_view kEventStepDone = "step_done";      ///< data.duration_ms
 inline constexpr std::string_view kEventStepUndone = "step_undone";  ///< data.duration_ms
 
@@ -44,7 +43,8 @@ ErrorKind kind_of_status(int status);
 
 /// How `bpg` ends when a request is answered with an error of this kind.
 ExitCode exit_code(ErrorKind kind);
-/// How it ends for a job that ended with such an error: the daemon was there, so never kUnreachable.
+/// How it ends for a job that ended with such an error: the daemon was there, so never
+/// kUnreachable.
 ExitCode exit_code_of_failed_job(ErrorKind kind);
 /// The same as exit_code(), from the status alone.
 ExitCode exit_code_of_status(int status);

@@ -83,7 +83,7 @@ std::string conninfo(const SessionTarget& target, bool event_triggers_off) {
                        " dbname=" + quote_conninfo(target.dbname) +
                        " user=postgres connect_timeout=10 application_name=bpgd"
                        " client_encoding=UTF8 sslmode=disable gssencmode=disable"
-                       " passfile=/dev/null options=" +
+                       " passfile=/dev/null/none options=" +
                        quote_conninfo(options);
     if (!target.password.empty()) text += " password=" + quote_conninfo(target.password);
     return text;

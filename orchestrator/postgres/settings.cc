@@ -257,7 +257,6 @@ std::vector<std::pair<std::string, std::string>> owned_settings(const std::files
         {"config_file", (conf / "postgresql.conf").native()},
         {"hba_file", (conf / "pg_hba.conf").native()},
         {"ident_file", (conf / "pg_ident.conf").native()},
-        {"external_pid_file", ""},
         {"port", std::to_string(endpoint.port)},
         {"listen_addresses", listen},
         {"unix_socket_directories", list_element(endpoint.socket_directory.native())},

@@ -5,7 +5,7 @@ N skipped".
 
     summary.py DIRECTORY [--filtered]
 
-DIRECTORY holds <preset>.<kind>.<program>.json (GoogleTest's own, or a list from tests/tidy) and
+DIRECTORY holds <preset>.<kind>.<program>.xml (GoogleTest's; .json: a list from tests/tidy) and
 <preset>.<kind>.<program>.exit with "<exit code> <seconds>". Exit code 1 when anything failed, when
 a test of kind "real" was skipped, or when no test ran.
 """
@@ -13,6 +13,7 @@ a test of kind "real" was skipped, or when no test ran.
 import json
 import os
 import sys
+import xml.etree.ElementTree
 
 # Seconds a program may take; more is shown, since a suite nobody waits for is a suite nobody runs.
 BUDGETS = {"tidy": 30, "unit": 60, "crash": 120, "real": 600}
@@ -25,14 +26,12 @@ class Program:
         with open(os.path.join(directory, name + ".exit"), encoding="utf-8") as file:
             code, seconds = file.read().split()
         self.code, self.seconds = int(code), int(seconds)
-        report = os.path.join(directory, name + ".json")
+        rules, report = (os.path.join(directory, name + end) for end in (".json", ".xml"))
+        if os.path.exists(rules):
+            with open(rules, encoding="utf-8") as file:
+                self.add_rules(json.load(file))
         if os.path.exists(report) and os.path.getsize(report) > 0:
-            with open(report, encoding="utf-8") as file:
-                content = json.load(file)
-            if isinstance(content, list):
-                self.add_rules(content)
-            else:
-                self.add_gtest(content)
+            self.add_gtest(xml.etree.ElementTree.parse(report))
         if self.code != 0 and not self.failed:
             # It crashed, or failed outside a test (a suite that leaves something behind).
             self.failed.append(f"{self.program} ended with code {self.code} outside its tests")
@@ -48,18 +47,17 @@ class Program:
                 self.skipped.append((name, " ".join(result["messages"])))
 
     def add_gtest(self, report):
-        for suite in report.get("testsuites", ()):
-            for test in suite.get("testsuite", ()):
-                name = f"{suite['name']}.{test['name']}"
-                if test.get("failures"):
-                    self.failed.append(name)
-                elif test.get("result") == "SKIPPED":
-                    reasons = test.get("skipped", [{}])
-                    self.skipped.append((name, reasons[0].get("message", "").strip()))
-                elif test.get("result") == "COMPLETED":
-                    self.passed += 1
-                elif test.get("status") == "NOTRUN" and name.split(".")[1].startswith("DISABLED_"):
-                    self.skipped.append((name, "disabled"))
+        for test in report.iter("testcase"):
+            name = f"{test.get('classname')}.{test.get('name')}"
+            skipped = test.find("skipped")
+            if test.find("failure") is not None:
+                self.failed.append(name)
+            elif skipped is not None:
+                self.skipped.append((name, skipped.get("message", "").split("\n")[-1].strip()))
+            elif test.get("result") == "completed":
+                self.passed += 1
+            elif test.get("name").startswith("DISABLED_"):
+                self.skipped.append((name, "disabled"))
 
     def ran(self):
         return self.passed + len(self.failed) + len(self.skipped)

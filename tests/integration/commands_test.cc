@@ -259,7 +259,7 @@ TEST_P(Commands, RefusesNamesOutsideTheGrammar) {
         EXPECT_EQ(refused.exit_code, 2) << bad << ": " << refused.what;
         EXPECT_FALSE(refused.code.empty()) << bad;
     }
-    expect_error(host().bpg_error({"db", "create", "Bad Name"}), 2, "invalid_name");
+    expect_error(host().bpg_error({"db", "create", "Bad Name"}), 2, "name_invalid");
 }
 
 TEST_P(Commands, RefusesUnknownCommandsAndFlags) {

@@ -1,0 +1,277 @@
+// Real PostgreSQL instances for driver tests: one cluster is made once a process, every instance
+// begins as a copy of it. Run the suites against another PostgreSQL with BPG_TEST_BIN_DIR=<its bin
+// folder>.
+#pragma once
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+#include <optional>
+#include <pqxx/pqxx>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/base/files.h"
+#include "orchestrator/base/id.h"
+#include "orchestrator/base/offload.h"
+#include "orchestrator/base/subprocess.h"
+#include "orchestrator/postgres/local_data_directories.h"
+#include "orchestrator/postgres/pqxx_postgres.h"
+#include "orchestrator/runtime/process.h"
+#include "tests/harness/ports.h"
+
+namespace bpg::test {
+
+using namespace std::chrono_literals;
+namespace asio = boost::asio;
+namespace fs = std::filesystem;
+
+/// The loop thread, its pool and the ports under test.
+class Drivers {
+  public:
+    Drivers()
+        : pool(4),
+          runtime({.bin_dir = bin_dir(), .user = "postgres"}, pool, io.get_executor()),
+          postgres(pool),
+          directories(pool) {}
+
+    /// Runs the loop until the coroutine is done; its value or exception.
+    template <class T>
+    T run(asio::awaitable<T> work) {
+        std::exception_ptr failure;
+        std::optional<std::conditional_t<std::is_void_v<T>, bool, T>> value;
+        io.restart();
+        if constexpr (std::is_void_v<T>) {
+            asio::co_spawn(io, std::move(work),
+                           [&](std::exception_ptr thrown) { failure = thrown; });
+        } else {
+            asio::co_spawn(io, std::move(work), [&](std::exception_ptr thrown, T result) {
+                failure = thrown;
+                if (!thrown) value.emplace(std::move(result));
+            });
+        }
+        io.run();
+        if (failure) std::rethrow_exception(failure);
+        if constexpr (!std::is_void_v<T>) return std::move(*value);
+    }
+
+    /// The error a coroutine ends with; a failed test when it ends with none.
+    template <class T>
+    ErrorInfo error_of(asio::awaitable<T> work) {
+        try {
+            static_cast<void>(run(std::move(work)));
+        } catch (const Error& error) {
+            return error.info();
+        }
+        ADD_FAILURE() << "no error was thrown";
+        return {};
+    }
+
+    static fs::path bin_dir() {
+        const char* chosen = std::getenv("BPG_TEST_BIN_DIR");
+        return chosen == nullptr ? "" : chosen;
+    }
+    /// The version under test: the newest of the chosen folder, else of the machine.
+    std::string version() {
+        const char* chosen = std::getenv("BPG_TEST_VERSION");
+        return run(runtime.resolve(chosen == nullptr ? "" : chosen));
+    }
+
+    asio::io_context io;
+    BlockingPool pool;
+    runtime::ProcessRuntime runtime;
+    postgres::PqxxPostgres postgres;
+    postgres::LocalDataDirectories directories;
+};
+
+inline void shell_free(std::vector<std::string> argv) {
+    Command command;
+    command.argv = std::move(argv);
+    const CommandResult result = run_command(command);
+    if (!result.ok()) throw std::runtime_error(command.argv[0] + ": " + result.explain(command));
+}
+
+/// Everything below one directory that instances can traverse, with the cluster all begin from.
+class Place {
+  public:
+    static Place& get() {
+        static Place place;
+        return place;
+    }
+    Place() : base_(fs::path("/tmp") / ("bpg-pg-" + random_hex(4))) {
+        ensure_directory(base_, 0711);
+        for (const char* name : {"v", "run", "log", "seed"})
+            ensure_directory(base_ / name, 0711);
+        Drivers drivers;
+        version_ = drivers.version();
+        const runtime::InitSpec spec{version_, base_ / "seed/data", "C.UTF-8"};
+        drivers.run(drivers.runtime.init_data_directory(spec));
+    }
+    ~Place() { remove_tree(base_); }
+    Place(const Place&) = delete;
+    Place& operator=(const Place&) = delete;
+
+    const fs::path& base() const { return base_; }
+    fs::path seed() const { return base_ / "seed/data"; }
+    const std::string& version() const { return version_; }
+    int major() const { return std::stoi(version_); }
+    int next_port() { return ports_.first() + (next_++ % (PortSlot::kSize - 1)); }
+
+  private:
+    fs::path base_;
+    std::string version_;
+    PortSlot ports_;
+    int next_ = 0;
+};
+
+/// One instance of a branch of its own. Killed with its object.
+class Instance {
+  public:
+    enum class From { kSeed, kNothing };
+
+    explicit Instance(Drivers& drivers, From from = From::kSeed)
+        : drivers_(drivers), id_(new_id()), port_(Place::get().next_port()) {
+        ensure_directory(volume(), 0711);
+        if (from == From::kSeed) copy_data(Place::get().seed());
+    }
+    ~Instance() {
+        try {
+            kill();
+        } catch (const std::exception& failure) {
+            ADD_FAILURE() << "an instance could not be stopped: " << failure.what();
+        }
+    }
+    Instance(const Instance&) = delete;
+    Instance& operator=(const Instance&) = delete;
+
+    const std::string& id() const { return id_; }
+    int port() const { return port_; }
+    fs::path volume() const { return Place::get().base() / "v" / id_; }
+    fs::path data() const { return volume() / "data"; }
+    fs::path log() const { return Place::get().base() / "log" / id_; }
+    FileOwner owner() const { return drivers_.runtime.instance_user(); }
+
+    void copy_data(const fs::path& from) {
+        shell_free({"cp", "-a", "--reflink=auto", from.native(), data().native()});
+    }
+
+    postgres::Endpoint endpoint() const {
+        return {.socket_directory = Place::get().base() / "run/i" / id_,
+                .port = port_,
+                .branch_id = id_};
+    }
+    runtime::InstanceRef ref() const {
+        return {.branch_id = id_,
+                .name = "test-" + id_,
+                .data_directory = data(),
+                .socket_directory = endpoint().socket_directory};
+    }
+    /// `changes` replace settings bpgd owns, or add others.
+    runtime::InstanceSpec spec(
+        const std::vector<std::pair<std::string, std::string>>& changes = {}) const {
+        auto settings = postgres::owned_settings(volume(), endpoint(), "127.0.0.1", "test-" + id_,
+                                                 Place::get().major());
+        for (const auto& change : changes) {
+            std::erase_if(settings, [&](const auto& one) { return one.first == change.first; });
+            settings.push_back(change);
+        }
+        return {.branch_id = id_,
+                .name = "test-" + id_,
+                .version = Place::get().version(),
+                .data_directory = data(),
+                .socket_directory = endpoint().socket_directory,
+                .log_path = log(),
+                .settings = settings};
+    }
+
+    postgres::OwnedConfig config(bool open) const {
+        postgres::OwnedConfig config;
+        config.volume = volume();
+        config.owner = owner();
+        config.settings = {{"shared_buffers", "16MB"}};
+        config.open = open;
+        return config;
+    }
+    void write_config(bool open = false) {
+        drivers_.run(drivers_.directories.write_owned_config(config(open)));
+    }
+    /// Writes the configuration and starts; ready() waits.
+    void start(const std::vector<std::pair<std::string, std::string>>& changes = {},
+               bool open = false) {
+        write_config(open);
+        drivers_.run(drivers_.runtime.start(spec(changes)));
+    }
+    postgres::ReadyFacts ready(std::chrono::milliseconds deadline = 30s) {
+        auto alive = [this] { return is_running(); };
+        try {
+            return drivers_.run(drivers_.postgres.await_ready(data(), endpoint(), alive, deadline));
+        } catch (const Error& error) {
+            ADD_FAILURE() << error.what() << "\n" << log_tail();
+            throw;
+        }
+    }
+    postgres::ReadyFacts start_ready(
+        const std::vector<std::pair<std::string, std::string>>& changes = {}, bool open = false) {
+        start(changes, open);
+        return ready();
+    }
+    asio::awaitable<bool> is_running() {
+        const auto status = co_await drivers_.runtime.inspect(ref());
+        co_return status.running;
+    }
+    pid_t pid() { return static_cast<pid_t>(drivers_.run(drivers_.runtime.inspect(ref())).pid); }
+    void stop() { drivers_.run(drivers_.runtime.stop(ref(), runtime::StopMode::kFast, 30s)); }
+    /// As a crash does: nothing is written any more.
+    void kill() { drivers_.run(drivers_.runtime.stop(ref(), runtime::StopMode::kImmediate, 10s)); }
+
+    std::string log_tail() { return drivers_.run(drivers_.runtime.log_tail(log(), 30)); }
+
+    std::string conninfo(const std::string& dbname = "postgres") const {
+        return fmt::format("host={} port={} user=postgres dbname={}",
+                           endpoint().socket_directory.native(), port_, dbname);
+    }
+    /// The first value of the first row, "" when there is none. Each statement commits by itself.
+    std::string sql(const std::string& statement, const std::string& dbname = "postgres") const {
+        pqxx::connection connection(conninfo(dbname));
+        pqxx::nontransaction transaction(connection);
+        const auto result = transaction.exec(statement);
+        return result.empty() || result.columns() == 0 ? "" : std::string(result[0][0].c_str());
+    }
+
+  private:
+    Drivers& drivers_;
+    std::string id_;
+    int port_;
+};
+
+/// Looks every 10 ms until it holds; false when the deadline passed.
+template <class Condition>
+bool soon(Condition condition, std::chrono::milliseconds deadline = 10s) {
+    const auto end = std::chrono::steady_clock::now() + deadline;
+    while (!condition()) {
+        if (std::chrono::steady_clock::now() >= end) return false;
+        std::this_thread::sleep_for(10ms);
+    }
+    return true;
+}
+
+inline std::string content_of(const fs::path& path) {
+    return read_file(path, 16U << 20U).value_or("");
+}
+
+class InstanceTest : public ::testing::Test {
+  protected:
+    Drivers drivers_;
+};
+
+}  // namespace bpg::test
