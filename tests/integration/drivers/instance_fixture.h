@@ -147,6 +147,7 @@ class Instance {
     ~Instance() {
         try {
             kill();
+            remove_tree(volume());
         } catch (const std::exception& failure) {
             ADD_FAILURE() << "an instance could not be stopped: " << failure.what();
         }

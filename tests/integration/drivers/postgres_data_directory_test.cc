@@ -325,7 +325,7 @@ TEST_F(DataDirectory, AMissingOrForeignWalSegmentIsNamed) {
     const auto stop = drivers_.run(backup->stop());
     const auto start = backup->start();
     backup.reset();
-    parent.stop();
+    parent.kill();  // a clean stop would remove the old segments
     const std::string last = postgres::segment_name(
         start.timeline, postgres::Lsn{stop.lsn.value - 1}, start.segment_size);
     const std::string first = postgres::segment_name(start.timeline, start.lsn, start.segment_size);
