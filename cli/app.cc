@@ -177,7 +177,7 @@ Failure Parser::unknown_word(const std::string& word) const {
     const std::string name = full_name(app);
     if (chosen() != nullptr) {
         return usage_failure(fmt::format("\"{}\" is one word too many", one_line(word)),
-                             fmt::format("{} takes no more than it has", name),
+                             fmt::format("{} takes fewer words", name),
                              fmt::format("see {} --help", name));
     }
     const std::vector<std::string> verbs = verbs_of(app);

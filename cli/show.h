@@ -9,7 +9,7 @@
 
 namespace bpg::cli {
 
-/// Prints a database, branch, snapshot-less job … by what it is, in the chosen format.
+/// Prints a database, a branch or a job, told apart by its members, in the chosen format.
 void show_object(const Session& session, const nlohmann::json& object);
 
 /// Prints {"items":[…]}; `table` renders the items for people.

@@ -168,7 +168,8 @@ Job Queue::get(const std::string& id_or_prefix) const {
         });
     }
     if (matches.empty()) {
-        throw Error(ErrorKind::kNotFound, "job_not_found", "there is no job " + id_or_prefix, "",
+        throw Error(ErrorKind::kNotFound, "job_not_found", "there is no job " + id_or_prefix,
+                    "no job's id is that or begins with it",
                     "bpg job list shows the jobs there are");
     }
     if (matches.size() > 1 && matches.front().first != id_or_prefix) {

@@ -17,7 +17,6 @@ int create(Session& session, const Arguments& arguments) {
     if (const auto from = arguments.find("--from")) body["from"] = parse_branch_ref(*from).text();
     if (arguments.has("--fast")) body["fast"] = true;
     if (arguments.has("--if-not-exists")) body["if_not_exists"] = true;
-    if (arguments.has("--stopped")) body["stopped"] = true;
     const nlohmann::json branch = run_mutation(session, {"POST", "/v1/branches", body});
     const std::string parent = text_of(branch, "parent");
     if (body.contains("from") && !is_job(branch) && parent != text_of(body, "from")) {

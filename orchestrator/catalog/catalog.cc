@@ -113,7 +113,8 @@ const Database& Catalog::database(const std::string& name) const {
     check_name("database", name);
     if (const Database* found = find_database(name)) return *found;
     throw Error(ErrorKind::kNotFound, "database_not_found",
-                "there is no database \"" + name + "\"", "",
+                "there is no database \"" + name + "\"",
+                "it was never created here, or it was deleted",
                 "bpg db list shows the databases there are");
 }
 
@@ -121,7 +122,8 @@ const Branch& Catalog::branch(const std::string& ref) const {
     const auto parts = split_ref(ref);
     const Database& parent = database(parts.first);
     if (const Branch* found = find_branch(ref)) return *found;
-    throw Error(ErrorKind::kNotFound, "branch_not_found", "there is no branch \"" + ref + "\"", "",
+    throw Error(ErrorKind::kNotFound, "branch_not_found", "there is no branch \"" + ref + "\"",
+                "it was never created, or it was deleted",
                 "bpg branch list " + parent.name + " shows the branches there are");
 }
 
@@ -199,7 +201,8 @@ bool Catalog::port_is_held(int port) const {
 std::optional<ErrorInfo> Catalog::can_create_database(const std::string& name) const {
     if (find_database(name) == nullptr) return std::nullopt;
     return ErrorInfo{ErrorKind::kConflict, "database_exists",
-                     "database \"" + name + "\" already exists", "",
+                     "database \"" + name + "\" already exists",
+                     "a name stands for one database",
                      "choose another name, or pass --if-not-exists to use it"};
 }
 
@@ -215,7 +218,8 @@ std::optional<ErrorInfo> Catalog::can_create_branch(const std::string& ref,
     }
     if (parent.state == BranchState::kDeleting) {
         return ErrorInfo{ErrorKind::kConflict, "busy",
-                         "branch \"" + ref_of(parent) + "\" is being deleted", "",
+                         "branch \"" + ref_of(parent) + "\" is being deleted",
+                         "nothing can be cut from it any more",
                          "branch from another one"};
     }
     return std::nullopt;
@@ -237,7 +241,8 @@ std::optional<ErrorInfo> Catalog::can_delete_branch(const Branch& branch, bool f
     }
     if (branch.is_protected && !force) {
         return ErrorInfo{ErrorKind::kConflict, "branch_protected",
-                         "branch \"" + ref + "\" is protected", "", "pass --force to delete it"};
+                         "branch \"" + ref + "\" is protected",
+                         "somebody asked that it be kept", "pass --force to delete it"};
     }
     return std::nullopt;
 }

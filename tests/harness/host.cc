@@ -48,6 +48,11 @@ std::string slurp(const fs::path& path) {
     return text.str();
 }
 
+/// The last 4000 bytes.
+std::string tail(const std::string& text) {
+    return text.substr(text.size() - std::min<std::size_t>(text.size(), 4000));
+}
+
 /// The first JSON value of a text that may carry progress lines before it.
 std::optional<Json> find_json(const std::string& text) {
     for (std::size_t at = text.find('{'); at != std::string::npos; at = text.find('{', at + 1)) {
@@ -268,7 +273,8 @@ std::string TestHost::url(const std::string& ref) const {
 
 std::vector<std::string> TestHost::client_environment(const std::string& ref) const {
     std::vector<std::string> environment;
-    for (const auto& [name, value] : bpg_json({"env", ref}).items()) {
+    const Json variables = bpg_json({"env", ref});
+    for (const auto& [name, value] : variables.items()) {
         environment.push_back(fmt::format(
             "{}={}", name, value.is_string() ? value.get<std::string>() : value.dump()));
     }
@@ -299,7 +305,8 @@ void TestHost::wait_until_idle(std::chrono::milliseconds deadline) const {
     const bool idle = eventually(
         [&] {
             open = Json::array();
-            for (const auto& job : bpg_json({"job", "list"}).at("items")) {
+            const Json job_list = bpg_json({"job", "list"});
+            for (const auto& job : job_list.at("items")) {
                 const std::string state = job.at("state");
                 if (state == "stuck") throw std::runtime_error("a job is stuck: " + job.dump(2));
                 if (is_open(state)) open.push_back(job);
@@ -325,10 +332,11 @@ std::string TestHost::compare_world_with_catalog() const {
     std::set<std::string> volumes_left;
     for (const auto& entry : fs::directory_iterator(volumes())) {
         const std::string name = entry.path().filename();
-        if (!name.starts_with(".")) volumes_left.insert(name);
+        if (!name.starts_with(".") && entry.is_directory()) volumes_left.insert(name);
     }
     std::size_t running = 0;
-    for (const auto& branch : bpg_json({"branch", "list"}).at("items")) {
+    const Json branch_list = bpg_json({"branch", "list"});
+    for (const auto& branch : branch_list.at("items")) {
         const std::string ref = branch.at("ref");
         const std::string state = branch.at("state");
         const std::string volume = branch.at("storage").at("name");
@@ -388,7 +396,8 @@ std::string TestHost::metrics() const {
 void TestHost::delete_all_databases(std::vector<std::string>& left) {
     if (daemon_ <= 0) start_daemon();
     wait_until_idle();
-    for (const auto& database : bpg_json({"db", "list"}).at("items")) {
+    const Json database_list = bpg_json({"db", "list"});
+    for (const auto& database : database_list.at("items")) {
         const std::string name = database.at("name");
         const auto result = bpg({"-y", "db", "delete", name, "--force"});
         if (!result.ok()) left.push_back("db delete " + name + ": " + result.text());
@@ -405,9 +414,10 @@ std::vector<std::string> TestHost::finish() {
             // The store's own files and the hidden places of a storage driver may stay while empty.
             const bool of_the_daemon =
                 thing.starts_with("state file ") && !thing.starts_with("state file secrets/");
+            const bool mark_of_the_root = thing == "volume betterpg-root.json";
             const bool empty_place =
                 thing.starts_with("volume .") && thing.find('/') == std::string::npos;
-            if (!of_the_daemon && !empty_place) left.push_back(thing);
+            if (!of_the_daemon && !empty_place && !mark_of_the_root) left.push_back(thing);
         }
         if (stop_daemon() != 0) left.push_back("bpgd did not stop with exit code 0 within 10 s");
     } catch (const std::exception& failure) {
@@ -416,7 +426,7 @@ std::vector<std::string> TestHost::finish() {
     for (const auto& process : processes_naming(base_)) {
         left.push_back(fmt::format("process {} {}", process.pid, fmt::join(process.argv, " ")));
     }
-    if (!left.empty()) left.push_back("the daemon's log:\n" + slurp(daemon_log()));
+    if (!left.empty()) left.push_back("the end of bpgd's log:\n" + tail(slurp(daemon_log())));
     force_down();
     for (const auto& mount : mounts_below(base_))
         left.push_back("mount " + mount.string());

@@ -75,9 +75,7 @@ class HostSuite : public ::testing::TestWithParam<Parameter> {
         arguments.insert(arguments.end(), flags.begin(), flags.end());
         return host_->bpg_json(arguments);
     }
-    static void remove(const std::string& ref) {
-        host_->bpg_json({"-y", "branch", "delete", ref, "--recursive"});
-    }
+    static void remove(const std::string& ref) { host_->bpg_json({"-y", "branch", "delete", ref}); }
     static void remove_database(const std::string& name) {
         host_->bpg_json({"-y", "db", "delete", name, "--force"});
     }

@@ -82,7 +82,8 @@ TEST_P(DaemonLife, StatusTellsTheTruthAsSoonAsItAnswers) {
             return status.ok();
         },
         60s));
-    for (const auto& branch : status.json().at("databases").at(0).at("branches")) {
+    const Json answer = status.json();
+    for (const auto& branch : answer.at("databases").at(0).at("branches")) {
         const std::string ref = branch.at("ref");
         const auto port = branch.at("port").get<std::uint16_t>();
         if (ref == "prod/rested") {

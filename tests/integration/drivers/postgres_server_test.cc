@@ -277,15 +277,20 @@ TEST_F(PostgresServer, WhatUsersDefineDoesNotReachOurSessions) {
     instance.sql(
         "CREATE FUNCTION evil.pg_current_wal_insert_lsn() RETURNS pg_lsn"
         " LANGUAGE sql AS $$ SELECT '0/1'::pg_lsn $$");
-    instance.sql("ALTER ROLE postgres SET search_path = evil, pg_catalog");
-    instance.sql("ALTER ROLE postgres SET statement_timeout = 1");
-    instance.sql("ALTER ROLE postgres SET default_transaction_read_only = on");
+    // In one session: they hold for the next.
+    std::string traps =
+        "ALTER ROLE postgres SET search_path = evil, pg_catalog;"
+        "ALTER ROLE postgres SET statement_timeout = 1;"
+        "ALTER ROLE postgres SET default_transaction_read_only = on;";
     if (Place::get().major() >= 17) {
-        const std::string writable = "SET default_transaction_read_only = off; ";
-        instance.sql(writable +
-                     "CREATE FUNCTION evil.refuse() RETURNS event_trigger"
-                     " LANGUAGE plpgsql AS $$ BEGIN RAISE 'no'; END $$");
-        instance.sql(writable + "CREATE EVENT TRIGGER no ON login EXECUTE FUNCTION evil.refuse()");
+        traps +=
+            "CREATE FUNCTION evil.refuse() RETURNS event_trigger LANGUAGE plpgsql"
+            " AS $$ BEGIN RAISE 'no'; END $$;"
+            "CREATE EVENT TRIGGER no ON login EXECUTE FUNCTION evil.refuse();";
+    }
+    instance.sql(traps);
+    if (Place::get().major() >= 17) {
+        EXPECT_THROW(pqxx::connection connection(instance.conninfo()), pqxx::broken_connection);
     }
     EXPECT_GT(drivers_.run(drivers_.postgres.position(instance.endpoint())).lsn.value, 0x1000000U);
     drivers_.run(drivers_.postgres.fence(instance.endpoint()));
