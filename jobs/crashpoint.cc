@@ -17,15 +17,14 @@ void CrashPoints::arm_crash(const std::string& point) {
     const char* end = point.data() + point.size();
     const auto [stop, error] = std::from_chars(point.data() + colon + 1, end, passes_left_);
     if (error != std::errc{} || stop != end || passes_left_ < 1) {
-        throw Error(ErrorKind::kInvalid, "crash_point_invalid",
-                    "\"" + point + "\" is not a crash point",
-                    "it has the form <operation>.<step>.<where>[:n]", "see bpgd --list-crash-points");
+        throw Error(
+            ErrorKind::kInvalid, "crash_point_invalid", "\"" + point + "\" is not a crash point",
+            "it has the form <operation>.<step>.<where>[:n]", "see bpgd --list-crash-points");
     }
     crash_at_ = point.substr(0, colon);
 }
 
-void CrashPoints::reach(std::string_view operation, std::string_view step,
-                        std::string_view where) {
+void CrashPoints::reach(std::string_view operation, std::string_view step, std::string_view where) {
     if (crash_at_.empty() && !hook_) return;
     const std::string point = fmt::format("{}.{}.{}", operation, step, where);
     if (hook_) hook_(point);

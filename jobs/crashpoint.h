@@ -1,5 +1,6 @@
-// Crash points: places around every step where the process is allowed to vanish. Always compiled in,
-// so that the binary tested is the binary shipped; armed only by bpgd's hidden flags --crash-at and
+// Crash points: places around every step where the process is allowed to vanish. Always compiled
+// in, so that the binary tested is the binary shipped; armed only by bpgd's hidden flags --crash-at
+// and
 // --fail-at. A point is named "<operation>.<step>.<where>".
 #pragma once
 
@@ -12,11 +13,11 @@ namespace bpg::jobs {
 
 /// Where around a step a crash can be asked for, in the order they are passed.
 inline constexpr std::array<std::string_view, 7> kCrashPlaces{
-    "before_run",   // the intent is durable, nothing has been done
-    "after_run",    // the world has changed, the store has not
-    "after_commit", // both have
-    "after_turn",   // a failure is recorded, the way back begins
-    "before_undo", "after_undo", "after_undo_commit"};
+    "before_run",    // the intent is durable, nothing has been done
+    "after_run",     // the world has changed, the store has not
+    "after_commit",  // both have
+    "after_turn",    // a failure is recorded, the way back begins
+    "before_undo",  "after_undo", "after_undo_commit"};
 
 class CrashPoints {
   public:

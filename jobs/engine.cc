@@ -188,10 +188,10 @@ asio::awaitable<void> Engine::retry_row(Attempt& attempt, const ErrorInfo& error
     Batch batch;
     job.state = JobState::kRetrying;
     ++job.attempt;
-    queue_.append_event(job, batch, "step_retry", job.step,
-                        fmt::format("{}; trying again in {}", error.message,
-                                    format_duration(delay)),
-                        {{"code", error.code}, {"detail", error.detail}});
+    queue_.append_event(
+        job, batch, "step_retry", job.step,
+        fmt::format("{}; trying again in {}", error.message, format_duration(delay)),
+        {{"code", error.code}, {"detail", error.detail}});
     metrics_.attempt_finished(job.operation, "retried");
     co_await queue_.commit(job, std::move(batch));
     co_await pause_for(delay);
@@ -251,9 +251,9 @@ asio::awaitable<void> Engine::step_backward(Attempt& attempt) {
         }
         if (failure.error) {
             if (++attempt.failures >= limits_.undo_failures_max) {
-                co_await park(job, fmt::format("undoing step \"{}\" keeps failing: {}: {}",
-                                               job.step, failure.error->message,
-                                               failure.error->detail));
+                co_await park(job,
+                              fmt::format("undoing step \"{}\" keeps failing: {}: {}", job.step,
+                                          failure.error->message, failure.error->detail));
                 job.state = JobState::kStuck;
             } else {
                 co_await pause_for(limits_.backoff(attempt.failures));

@@ -1,9 +1,9 @@
 // Walks one job through its table: forward, and backward when it fails. Owns every commit of a job.
 //
 // Going forward, one commit ends a row: result, next intent, catalog change and event. A temporary
-// failure (kUnavailable) is tried again after a back-off; any other turns the job round, and rows are
-// undone from the failing one to the first. An undo that keeps failing parks the job as `stuck`.
-// A job of N rows costs N+1 synced commits, its submission included.
+// failure (kUnavailable) is tried again after a back-off; any other turns the job round, and rows
+// are undone from the failing one to the first. An undo that keeps failing parks the job as
+// `stuck`. A job of N rows costs N+1 synced commits, its submission included.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>

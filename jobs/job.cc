@@ -72,7 +72,8 @@ bool is_final(JobState state) {
 
 nlohmann::json to_record(const Job& job) {
     nlohmann::json steps = nlohmann::json::array();
-    for (const StepRecord& step : job.steps) steps.push_back(step_record(step));
+    for (const StepRecord& step : job.steps)
+        steps.push_back(step_record(step));
     nlohmann::json locks = nlohmann::json::array();
     for (const Lock& lock : job.locks) {
         locks.push_back({{"resource", lock.resource},
@@ -142,8 +143,8 @@ Job from_record(const nlohmann::json& record) {
 }
 
 nlohmann::json to_json_object(const Event& event) {
-    return {{"seq", event.seq},   {"at", format_time(event.at)},  {"type", event.type},
-            {"step", event.step}, {"message", event.message}, {"data", event.data}};
+    return {{"seq", event.seq},   {"at", format_time(event.at)}, {"type", event.type},
+            {"step", event.step}, {"message", event.message},    {"data", event.data}};
 }
 
 }  // namespace bpg::jobs

@@ -1,13 +1,13 @@
-// The nouns of the queue. A job is one persisted run of an operation; it never disappears without an
-// outcome.
+// The nouns of the queue. A job is one persisted run of an operation; it never disappears without
+// an outcome.
 //
 //   queued ──▶ running ──▶ succeeded
 //     │         │ ▲  └──▶ undoing ──▶ failed | cancelled
 //     ▼         ▼ │          │
 //   waiting   retrying       └──▶ stuck   (undo kept failing, or a record nobody understands)
 //
-// queued: not started, a lock or slot is missing (waiting_for says which). waiting: a step looks again
-// later. retrying: a step met something temporary and is tried again after a back-off.
+// queued: not started, a lock or slot is missing (waiting_for says which). waiting: a step looks
+// again later. retrying: a step met something temporary and is tried again after a back-off.
 #pragma once
 
 #include <chrono>
@@ -78,9 +78,9 @@ struct Job {
     WallTime created_at{};
     std::optional<WallTime> started_at;
     std::optional<WallTime> finished_at;
-    std::string step;           ///< name of the row it is in; persisted names are never renamed
-    std::string rewind_to;      ///< with kRewind: the row to go on from
-    nlohmann::json data;        ///< the operation's State
+    std::string step;       ///< name of the row it is in; persisted names are never renamed
+    std::string rewind_to;  ///< with kRewind: the row to go on from
+    nlohmann::json data;    ///< the operation's State
     std::vector<StepRecord> steps;
     nlohmann::json result = nullptr;
     std::vector<std::string> warnings;
@@ -89,7 +89,7 @@ struct Job {
     std::string waiting_for;  ///< not persisted
     std::vector<Lock> locks;
     std::uint64_t last_seq = 0;  ///< of its newest event
-    bool durable = true;     ///< not persisted: false between submission and its commit
+    bool durable = true;         ///< not persisted: false between submission and its commit
     std::string mode;            ///< "safe", "fast", … for metrics; may be empty
 };
 

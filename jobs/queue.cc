@@ -95,7 +95,8 @@ asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
     job->locks = std::move(submission.locks);
     job->mode = std::move(submission.mode);
     for (const StepName& step : entry->steps) {
-        job->steps.push_back({std::string(step.name), std::string(step.purpose), "pending", {}, {}});
+        job->steps.push_back(
+            {std::string(step.name), std::string(step.purpose), "pending", {}, {}});
     }
     job->step = job->steps.front().name;
     append_event(*job, reservation, "job_queued", "",
@@ -135,8 +136,7 @@ std::optional<Job> Queue::find_by_key(const std::string& key,
     return read(record.value("number", std::uint64_t{0}));
 }
 
-asio::awaitable<std::optional<Job>> Queue::find_open_same(std::string operation,
-                                                          std::string target,
+asio::awaitable<std::optional<Job>> Queue::find_open_same(std::string operation, std::string target,
                                                           nlohmann::json params) {
     const auto same = [&](const auto& entry) {
         const Job& job = *entry.second;
@@ -261,7 +261,7 @@ asio::awaitable<Job> Queue::wait_until_final(std::string job_id,
 
 void Queue::append_event(Job& job, Batch& batch, std::string type, std::string step,
                          std::string message, nlohmann::json data) const {
-    const Event event{++job.last_seq,    clock_.now(),      std::move(type),
+    const Event event{++job.last_seq,  clock_.now(),       std::move(type),
                       std::move(step), std::move(message), std::move(data)};
     batch.put(event_prefix(job.number) + big_endian(event.seq), event_record(event).dump());
 }

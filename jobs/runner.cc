@@ -52,9 +52,9 @@ void Runner::dispatch() {
         for (const Lock& lock : job->locks) {
             if (why.empty()) why = blocked_by(*job, lock);
             for (const Job* earlier : passed) {
-                const bool wanted = std::any_of(
-                    earlier->locks.begin(), earlier->locks.end(),
-                    [&lock](const Lock& other) { return conflict(lock, other); });
+                const bool wanted =
+                    std::any_of(earlier->locks.begin(), earlier->locks.end(),
+                                [&lock](const Lock& other) { return conflict(lock, other); });
                 if (why.empty() && wanted) {
                     why = fmt::format("{}: job {} ({} {}) is first", lock.shown_as, earlier->id,
                                       earlier->operation, earlier->target);

@@ -1,6 +1,7 @@
-// Decides which open job runs when: in order of priority and number, at most `running_max` at once, and
-// only with its locks. A job that must wait says for what (`waiting_for`), and nobody behind it may take
-// what it waits for. After a restart the jobs that had started come first: they hold their locks.
+// Decides which open job runs when: in order of priority and number, at most `running_max` at once,
+// and only with its locks. A job that must wait says for what (`waiting_for`), and nobody behind it
+// may take what it waits for. After a restart the jobs that had started come first: they hold their
+// locks.
 #pragma once
 
 #include <functional>
@@ -24,7 +25,8 @@ class Runner {
     Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, RunnerLimits limits,
            std::function<void(std::exception_ptr)> failed);
 
-    /// Looks for jobs that can run now, and again whenever one is submitted or ends. Ends at stop().
+    /// Looks for jobs that can run now, and again whenever one is submitted or ends. Ends at
+    /// stop().
     asio::awaitable<void> run();
 
     /// Begins nothing new; waits until running rows have ended, or `deadline`. True when all ended.

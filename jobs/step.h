@@ -1,10 +1,10 @@
 // An operation is a table of steps; this file is the shape of a row and what the engine sees of it.
 //
 // The contract of a row. `run` and `undo` happen at least once: the daemon may die anywhere and
-// re-enters the row it was in, so each first looks at the world and then acts. `record` happens exactly
-// once, in the commit that ends the row; it is synchronous, sees only a Batch and the in-memory
-// catalog. `undo` begins at the failing row, which may be half done. Publish last: only the final row
-// records what users see. Step names are persisted: retired, never renamed.
+// re-enters the row it was in, so each first looks at the world and then acts. `record` happens
+// exactly once, in the commit that ends the row; it is synchronous, sees only a Batch and the
+// in-memory catalog. `undo` begins at the failing row, which may be half done. Publish last: only
+// the final row records what users see. Step names are persisted: retired, never renamed.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -44,7 +44,7 @@ struct Rewind {
 /// What a row answers; a failure is a thrown bpg::Error (kUnavailable: tried again).
 using Progress = std::variant<Done, Wait, Rewind>;
 
-inline constexpr auto nothing_to_undo = nullptr;    ///< said aloud in the table, not by omission
+inline constexpr auto nothing_to_undo = nullptr;  ///< said aloud in the table, not by omission
 inline constexpr auto nothing_to_record = nullptr;
 
 /// One row of an operation.
@@ -104,7 +104,8 @@ class TableProgram final : public Program {
   public:
     TableProgram(std::unique_ptr<Op> op, const nlohmann::json& state)
         : op_(std::move(op)), state_(state.get<typename Op::State>()), draft_(state_) {
-        for (const Step<Op>& step : Op::steps()) names_.push_back({step.name, step.purpose});
+        for (const Step<Op>& step : Op::steps())
+            names_.push_back({step.name, step.purpose});
     }
     std::span<const StepName> steps() const override { return names_; }
     asio::awaitable<Progress> run(std::size_t row) override {

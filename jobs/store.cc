@@ -137,7 +137,8 @@ void Store::Impl::write_forever() {
         }
         lock.unlock();
         write(group);
-        for (Pending& pending : group) pending.resume();
+        for (Pending& pending : group)
+            pending.resume();
         group.clear();
         lock.lock();
     }
@@ -157,9 +158,8 @@ void Store::create(const std::filesystem::path& directory) {
     const std::unique_ptr<rocksdb::DB> db(raw);
     rocksdb::WriteOptions write;
     write.sync = true;
-    const rocksdb::Status put =
-        db->Put(write, rocksdb::Slice(kSchemaKey.data(), kSchemaKey.size()),
-                std::to_string(kSchema));
+    const rocksdb::Status put = db->Put(write, rocksdb::Slice(kSchemaKey.data(), kSchemaKey.size()),
+                                        std::to_string(kSchema));
     if (!put.ok()) throw open_error(directory, put);
 }
 
@@ -186,7 +186,9 @@ Store::Store(const std::filesystem::path& directory, asio::any_io_executor loop,
     impl_->writer = std::thread([impl = impl_.get()] { impl->write_forever(); });
 }
 
-Store::~Store() { close(); }
+Store::~Store() {
+    close();
+}
 
 void Store::close() {
     if (!impl_->writer.joinable()) return;
@@ -215,7 +217,7 @@ asio::awaitable<void> Store::commit(Batch batch) {
         impl_->wake.notify_one();
     };
     co_await asio::async_initiate<const asio::use_awaitable_t<>&, void()>(std::move(initiate),
-                                                                         asio::use_awaitable);
+                                                                          asio::use_awaitable);
 }
 
 std::optional<std::string> Store::get(const std::string& key) const {
@@ -227,11 +229,12 @@ std::optional<std::string> Store::get(const std::string& key) const {
 }
 
 void Store::scan(std::string_view prefix,
-                 const std::function<bool(std::string_view, std::string_view)>& visit,
-                 bool reverse, std::string_view from) const {
+                 const std::function<bool(std::string_view, std::string_view)>& visit, bool reverse,
+                 std::string_view from) const {
     // The upper bound keeps the iterator off the tombstones and keys of the next kind.
     std::string upper(prefix);
-    while (!upper.empty() && static_cast<unsigned char>(upper.back()) == 0xffU) upper.pop_back();
+    while (!upper.empty() && static_cast<unsigned char>(upper.back()) == 0xffU)
+        upper.pop_back();
     if (!upper.empty()) upper.back() = static_cast<char>(upper.back() + 1);
     const rocksdb::Slice bound(upper);
     const std::string lower(from.empty() ? prefix : from);

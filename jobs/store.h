@@ -1,12 +1,13 @@
-// The one RocksDB of the daemon: jobs, events, idempotency keys and the catalog, committed together.
+// The one RocksDB of the daemon: jobs, events, idempotency keys and the catalog, committed
+// together.
 //
-// A Batch is everything that becomes true at once. commit() makes it durable (sync=true) on a writer
-// thread of its own, which takes everything queued meanwhile into one synced write (group commit),
-// and resumes the caller on the loop. Commits take effect in the order of the calls.
+// A Batch is everything that becomes true at once. commit() makes it durable (sync=true) on a
+// writer thread of its own, which takes everything queued meanwhile into one synced write (group
+// commit), and resumes the caller on the loop. Commits take effect in the order of the calls.
 //
-// Limitations: one process (RocksDB's LOCK plus ours); a failed write is fatal, because what the loop
-// believes and what is on disk would differ: the process says so and exits, and the next start reads
-// the truth. Reads block for microseconds on cached data; scans are for start-up and pools.
+// Limitations: one process (RocksDB's LOCK plus ours); a failed write is fatal, because what the
+// loop believes and what is on disk would differ: the process says so and exits, and the next start
+// reads the truth. Reads block for microseconds on cached data; scans are for start-up and pools.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -65,8 +66,8 @@ class Store {
     /// Makes a new, empty store with the current schema; kConflict `store_exists` if there is one.
     static void create(const std::filesystem::path& directory);
 
-    /// Opens an existing store. kNotFound `store_missing` (never makes an empty one: a mistyped path
-    /// must not look like a fresh start), kConflict `store_in_use`, kCorrupt `store_corrupt`,
+    /// Opens an existing store. kNotFound `store_missing` (never makes an empty one: a mistyped
+    /// path must not look like a fresh start), kConflict `store_in_use`, kCorrupt `store_corrupt`,
     /// kInvalid `store_newer` when a later version of bpgd has written it.
     Store(const std::filesystem::path& directory, asio::any_io_executor loop,
           metrics::Instruments& metrics);

@@ -37,9 +37,11 @@ const std::vector<GaugeSpec>& gauge_specs() {
         {"bpg_queue_oldest_age_seconds", "Age of the oldest job that has not started.", {}},
         {"bpg_branches", "Branches by state.", {"state"}},
         {"bpg_instance_up", "1 while the branch's PostgreSQL runs.", {"database", "branch"}},
-        {"bpg_branch_used_bytes", "Bytes that would come back if the branch went.",
+        {"bpg_branch_used_bytes",
+         "Bytes that would come back if the branch went.",
          {"database", "branch"}},
-        {"bpg_branch_referenced_bytes", "Bytes the branch points to, shared or not.",
+        {"bpg_branch_referenced_bytes",
+         "Bytes the branch points to, shared or not.",
          {"database", "branch"}},
         {"bpg_snapshots", "Snapshots by database.", {"database"}},
         {"bpg_pool_size_bytes", "Size of the storage pool.", {"pool"}},
@@ -95,11 +97,10 @@ struct Instruments::Impl {
             .Name("bpg_job_resumes_total")
             .Help("Jobs that went on after a restart of bpgd.")
             .Register(registry);
-    prometheus::Family<prometheus::Histogram>& http =
-        prometheus::BuildHistogram()
-            .Name("bpg_http_request_duration_seconds")
-            .Help("Time to answer an HTTP request.")
-            .Register(registry);
+    prometheus::Family<prometheus::Histogram>& http = prometheus::BuildHistogram()
+                                                          .Name("bpg_http_request_duration_seconds")
+                                                          .Help("Time to answer an HTTP request.")
+                                                          .Register(registry);
     prometheus::Histogram& commit = prometheus::BuildHistogram()
                                         .Name("bpg_store_commit_seconds")
                                         .Help("Time of one synced write to the store.")
@@ -118,9 +119,8 @@ struct Instruments::Impl {
     };
     std::map<std::string, GaugeFamily> gauges;
     std::function<void()> refresh;
-    double started = std::chrono::duration<double>(
-                         std::chrono::system_clock::now().time_since_epoch())
-                         .count();
+    double started =
+        std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
 };
 
 Instruments::Instruments() : impl_(std::make_unique<Impl>()) {
@@ -177,9 +177,13 @@ void Instruments::job_resumed(const std::string& operation) {
     impl_->resumes.Add({{"operation", operation}}).Increment();
 }
 
-void Instruments::store_commit(double seconds) { impl_->commit.Observe(seconds); }
+void Instruments::store_commit(double seconds) {
+    impl_->commit.Observe(seconds);
+}
 
-void Instruments::loop_lag(double seconds) { impl_->lag.Observe(seconds); }
+void Instruments::loop_lag(double seconds) {
+    impl_->lag.Observe(seconds);
+}
 
 void Instruments::http_request(const std::string& route, const std::string& method, int code,
                                double seconds) {

@@ -1,6 +1,6 @@
 // Every number bpgd shows, in one place, each with its help sentence (spec section 7). Counters and
-// histograms are fed where things happen; gauges are set just before a scrape by whoever knows them.
-// Used on the loop thread, except store_commit(), which the store's writer thread calls; the
+// histograms are fed where things happen; gauges are set just before a scrape by whoever knows
+// them. Used on the loop thread, except store_commit(), which the store's writer thread calls; the
 // underlying library is thread-safe.
 #pragma once
 

@@ -43,8 +43,8 @@ constexpr std::size_t kBackgroundThreads = 2;
 constexpr std::chrono::seconds kDrain{8};
 constexpr std::chrono::minutes kMeasureEvery{1};
 
-/// One bpgd a state directory and one a volume root; held until the process ends. The directory itself
-/// is locked: nothing may be created in a root that might not be mounted.
+/// One bpgd a state directory and one a volume root; held until the process ends. The directory
+/// itself is locked: nothing may be created in a root that might not be mounted.
 UniqueFd lock_exclusively(const std::filesystem::path& path, std::string_view what) {
     UniqueFd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC | O_NOFOLLOW));
     if (!fd) throw errno_error("open " + path.string(), errno);
@@ -144,8 +144,14 @@ Daemon::Daemon(const config::Config& config, const DaemonOptions& options)
       measured_storage_(open_storage(config, background_pool_)),
       runtime_({config.runtime.process.bin_dir, config.runtime.process.user}, pool_,
                loop_.get_executor()),
-      services_{catalog_,          *storage_, runtime_, postgres_,
-                data_directories_, secrets_,  pool_,    clock_,
+      services_{catalog_,
+                *storage_,
+                runtime_,
+                postgres_,
+                data_directories_,
+                secrets_,
+                pool_,
+                clock_,
                 operation_settings(config)},
       store_(config.store_dir(), loop_.get_executor(), metrics_),
       queue_(store_, registry_, clock_, {config.jobs.queued_max}),
@@ -167,19 +173,21 @@ Daemon::Daemon(const config::Config& config, const DaemonOptions& options)
     operations::register_operations(registry_, services_);
     for (const auto& [name, entry] : registry_.all()) {
         std::vector<std::string> steps;
-        for (const jobs::StepName& step : entry.steps) steps.emplace_back(step.name);
+        for (const jobs::StepName& step : entry.steps)
+            steps.emplace_back(step.name);
         const bool has_modes = name == "branch-create";
         metrics_.declare_operation(
-            name, has_modes ? std::vector<std::string>{"safe", "fast"} : std::vector<std::string>{""},
+            name,
+            has_modes ? std::vector<std::string>{"safe", "fast"} : std::vector<std::string>{""},
             steps);
     }
     if (!options.crash_at.empty()) crash_.arm_crash(options.crash_at);
     if (!options.fail_at.empty()) crash_.arm_failure(options.fail_at);
     http::register_api(api_router_, api_);
-    api_router_.on_request_done([this](std::string_view route, std::string_view method, int status,
-                                       double seconds) {
-        metrics_.http_request(std::string(route), std::string(method), status, seconds);
-    });
+    api_router_.on_request_done(
+        [this](std::string_view route, std::string_view method, int status, double seconds) {
+            metrics_.http_request(std::string(route), std::string(method), status, seconds);
+        });
     metrics_.before_scrape([this] { set_gauges(); });
 }
 
@@ -217,8 +225,9 @@ nlohmann::json Daemon::warnings_json() const {
     nlohmann::json warnings = nlohmann::json::array(
         {"runtime process does not isolate branches from one another: all run as one system user"});
     if (!storage_->atomic()) {
-        warnings.push_back("storage driver copy copies every file for every branch; it is for trying "
-                           "things out");
+        warnings.push_back(
+            "storage driver copy copies every file for every branch; it is for trying "
+            "things out");
     }
     return warnings;
 }
@@ -242,12 +251,13 @@ void Daemon::listen() {
     }
     api_server_.listen_unix(config_.api.socket, 0660, group);
     if (!config_.metrics.listen) return;
-    metrics_router_.add("GET", "/metrics", [this](http::Request) -> asio::awaitable<http::Response> {
-        http::Response response;
-        response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-        response.body = metrics_.exposition();
-        co_return response;
-    });
+    metrics_router_.add("GET", "/metrics",
+                        [this](http::Request) -> asio::awaitable<http::Response> {
+                            http::Response response;
+                            response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+                            response.body = metrics_.exposition();
+                            co_return response;
+                        });
 }
 
 asio::awaitable<void> Daemon::main() {
@@ -292,8 +302,7 @@ asio::awaitable<void> Daemon::measure_forever() {
         for (const auto& [id, volume] : due) {
             try {
                 const storage::Usage usage = co_await measured_storage_->usage(volume);
-                catalog_.set_usage(
-                    id, {usage.used, usage.referenced, usage.logical, clock_.now()});
+                catalog_.set_usage(id, {usage.used, usage.referenced, usage.logical, clock_.now()});
             } catch (const Error& error) {
                 // Deleted meanwhile, most often; the next round knows.
                 log::debug("a volume could not be measured", {{"why", error.what()}});
@@ -336,8 +345,7 @@ void Daemon::set_gauges() {
         ++states[std::string(catalog::to_string(branch->state))];
         const auto* database = catalog_.database_by_id(branch->database_id);
         if (database == nullptr || up.size() >= config_.metrics.branch_series_max) continue;
-        snapshots[database->name] +=
-            static_cast<double>(catalog_.snapshots_of(branch->id).size());
+        snapshots[database->name] += static_cast<double>(catalog_.snapshots_of(branch->id).size());
         const std::vector<std::string> labels{database->name, branch->name};
         up.push_back({labels, branch->state == catalog::BranchState::kRunning ? 1.0 : 0.0});
         if (const auto usage = catalog_.usage(branch->id)) {
@@ -347,7 +355,8 @@ void Daemon::set_gauges() {
     }
     const auto samples = [](const std::map<std::string, double>& values) {
         std::vector<metrics::Sample> list;
-        for (const auto& [label, value] : values) list.push_back({{label}, value});
+        for (const auto& [label, value] : values)
+            list.push_back({{label}, value});
         return list;
     };
     const std::string pool = config_.storage.root.string();
@@ -386,8 +395,8 @@ void Daemon::run() {
 
 void Daemon::end(int code) {
     store_.close();
-    // No destructors: suspended coroutines hold references into everything, and the next start treats
-    // an orderly end and a SIGKILL alike.
+    // No destructors: suspended coroutines hold references into everything, and the next start
+    // treats an orderly end and a SIGKILL alike.
     std::_Exit(code);
 }
 

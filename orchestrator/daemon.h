@@ -1,9 +1,9 @@
 // bpgd: wires every part, in the order in which each needs the one before. This and init.cc are the
 // only files that name concrete drivers.
 //
-// Start: lock the state directory, mount storage, listen (answers "starting"), open the store, look at
-// every instance, then serve and go on with the open jobs. Stop: no new requests, no new steps, running
-// steps end within eight seconds or are gone on with at the next start; instances go on.
+// Start: lock the state directory, mount storage, listen (answers "starting"), open the store, look
+// at every instance, then serve and go on with the open jobs. Stop: no new requests, no new steps,
+// running steps end within eight seconds or are gone on with at the next start; instances go on.
 #pragma once
 
 #include <string>
@@ -17,8 +17,8 @@ struct DaemonOptions {
     std::string fail_at;
 };
 
-/// Runs until SIGTERM or SIGINT and ends the process itself, with spec section 2's exit code. Throws
-/// bpg::Error when it cannot start.
+/// Runs until SIGTERM or SIGINT and ends the process itself, with spec section 2's exit code.
+/// Throws bpg::Error when it cannot start.
 [[noreturn]] void run_daemon(const config::Config& config, const DaemonOptions& options);
 
 /// Every crash point, "<operation>.<step>.<where>", of one operation or (empty) of all.

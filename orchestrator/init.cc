@@ -57,11 +57,12 @@ storage::DriverChoice choose_driver(const config::Config& config) {
     const std::string wanted(config::to_string(config.storage.driver));
     if (mark) {
         if (wanted != "auto" && wanted != mark->driver) {
-            throw Error(ErrorKind::kConflict, "storage_driver_conflict",
-                        "storage.driver is " + wanted + ", but " + root.string() +
-                            " was prepared for " + mark->driver,
-                        "a volume root keeps its driver",
-                        "set storage.driver to " + mark->driver + ", or choose another storage.root");
+            throw Error(
+                ErrorKind::kConflict, "storage_driver_conflict",
+                "storage.driver is " + wanted + ", but " + root.string() + " was prepared for " +
+                    mark->driver,
+                "a volume root keeps its driver",
+                "set storage.driver to " + mark->driver + ", or choose another storage.root");
         }
         return {mark->driver, "the volume root was prepared for it", found.reflink};
     }
@@ -123,8 +124,9 @@ nlohmann::json initialise(const config::Config& config) {
     nlohmann::json warnings = nlohmann::json::array(
         {"runtime process does not isolate branches from one another: all run as one system user"});
     if (choice.driver == "copy") {
-        warnings.push_back("storage driver copy copies every file for every branch; it is for trying "
-                           "things out");
+        warnings.push_back(
+            "storage driver copy copies every file for every branch; it is for trying "
+            "things out");
     }
     return {{"storage",
              {{"driver", choice.driver},

@@ -59,8 +59,8 @@ bool claims(const std::string& postgresql_conf, int port) {
 bool claimed_by_a_cluster(int port) {
     std::error_code error;
     const std::filesystem::path root = "/etc/postgresql";
-    for (std::filesystem::directory_iterator version(root, error), end;
-         !error && version != end; version.increment(error)) {
+    for (std::filesystem::directory_iterator version(root, error), end; !error && version != end;
+         version.increment(error)) {
         std::error_code below;
         for (std::filesystem::directory_iterator cluster(version->path(), below);
              !below && cluster != end; cluster.increment(below)) {

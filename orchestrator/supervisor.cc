@@ -93,9 +93,10 @@ asio::awaitable<void> Supervisor::give_up(std::string branch_id) {
     Branch branch = *services_.catalog.branch_by_id(branch_id);
     branch.state = BranchState::kFailed;
     branch.should_run = false;
-    branch.warnings = {"its instance ended again and again; bpg start starts it once you have "
-                       "looked at its log " +
-                       instances_.log_path(branch).string()};
+    branch.warnings = {
+        "its instance ended again and again; bpg start starts it once you have "
+        "looked at its log " +
+        instances_.log_path(branch).string()};
     jobs::Batch batch;
     services_.catalog.put(branch, batch);
     co_await store_.commit(std::move(batch));

@@ -1,6 +1,6 @@
-// Keeps instances that should run running. It does not poll healthy ones: a watcher a branch sleeps on
-// the instance's end. When one ends without a job having asked for it, a start job is submitted after a
-// back-off; after five in a row the branch is failed and left alone.
+// Keeps instances that should run running. It does not poll healthy ones: a watcher a branch sleeps
+// on the instance's end. When one ends without a job having asked for it, a start job is submitted
+// after a back-off; after five in a row the branch is failed and left alone.
 #pragma once
 
 #include <map>
@@ -19,8 +19,8 @@ class Supervisor {
     Supervisor(asio::any_io_executor loop, operations::Services& services, jobs::Queue& queue,
                operations::Requests& requests, jobs::Store& store);
 
-    /// Looks at every instance once, so that what `status` says is true, and records what ended while
-    /// no daemon ran.
+    /// Looks at every instance once, so that what `status` says is true, and records what ended
+    /// while no daemon ran.
     asio::awaitable<void> look_at_all();
     /// Watches until the process ends.
     asio::awaitable<void> run();

@@ -20,7 +20,9 @@ constexpr std::array<std::pair<std::string_view, std::int64_t>, 6> kDurationUnit
     {"w", 604'800'000},
 }};
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+    return c >= '0' && c <= '9';
+}
 
 /// Takes the leading run of digits off `text`.
 std::optional<std::uint64_t> take_number(std::string_view& text) {
@@ -59,7 +61,8 @@ std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
         const auto count = take_number(text);
         if (!count) return std::nullopt;
         std::size_t letters = 0;
-        while (letters < text.size() && !is_digit(text[letters])) ++letters;
+        while (letters < text.size() && !is_digit(text[letters]))
+            ++letters;
         const std::string_view unit = text.substr(0, letters);
         text.remove_prefix(letters);
         std::int64_t scale = 0;
@@ -67,8 +70,8 @@ std::optional<std::chrono::milliseconds> parse_duration(std::string_view text) {
             if (name == unit) scale = milliseconds;
         }
         if (scale == 0) return std::nullopt;
-        const auto room = static_cast<std::uint64_t>(
-            (std::numeric_limits<std::int64_t>::max() - total) / scale);
+        const auto room =
+            static_cast<std::uint64_t>((std::numeric_limits<std::int64_t>::max() - total) / scale);
         if (*count > room) return std::nullopt;
         total += static_cast<std::int64_t>(*count) * scale;
     }

@@ -18,7 +18,9 @@ constexpr std::size_t kIdLength = 16;
 constexpr std::size_t kNameMax = 63;
 constexpr std::size_t kVolumeNameMax = 2 * kNameMax + 1 + 12;
 
-bool is_lower_alnum(char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); }
+bool is_lower_alnum(char c) {
+    return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9');
+}
 
 std::vector<unsigned char> random_bytes(std::size_t count) {
     std::vector<unsigned char> bytes(count);
@@ -39,13 +41,15 @@ std::vector<unsigned char> random_bytes(std::size_t count) {
 std::string new_id() {
     std::string id;
     id.reserve(kIdLength);
-    for (const unsigned char byte : random_bytes(kIdLength)) id += kAlphabet[byte & 31U];
+    for (const unsigned char byte : random_bytes(kIdLength))
+        id += kAlphabet[byte & 31U];
     return id;
 }
 
 std::string random_hex(std::size_t bytes) {
     std::string text;
-    for (const unsigned char byte : random_bytes(bytes)) text += fmt::format("{:02x}", byte);
+    for (const unsigned char byte : random_bytes(bytes))
+        text += fmt::format("{:02x}", byte);
     return text;
 }
 

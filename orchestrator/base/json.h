@@ -1,4 +1,5 @@
-// JSON conversions the records share: optional values as null, times as microseconds since the epoch.
+// JSON conversions the records share: optional values as null, times as microseconds since the
+// epoch.
 #pragma once
 
 #include <nlohmann/json.hpp>

@@ -44,7 +44,9 @@ std::string_view priority_of(Level level) {
 
 }  // namespace
 
-void set_level(Level level) { minimum.store(level); }
+void set_level(Level level) {
+    minimum.store(level);
+}
 
 std::string escape(std::string_view text) {
     std::string out;
@@ -77,7 +79,8 @@ void write(Level level, std::string_view message, std::initializer_list<Field> f
         const auto byte = static_cast<unsigned char>(c);
         line += byte < 0x20 || byte == 0x7f ? fmt::format("\\x{:02x}", byte) : std::string(1, c);
     }
-    for (const auto& [key, value] : fields) line += fmt::format(" {}={}", key, escape(value));
+    for (const auto& [key, value] : fields)
+        line += fmt::format(" {}={}", key, escape(value));
     line += '\n';
     // One write a line, so that lines of several threads never mix; a full pipe loses the line.
     [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());

@@ -1,6 +1,7 @@
 // How blocking work leaves the event loop: `co_await pool.run(work)` runs it on a bounded pool of
 // threads and comes back to the caller's executor with its result or exception. The loop thread
-// itself never blocks; nothing but leaf work (file trees, ioctls, libpqxx, child processes) runs here.
+// itself never blocks; nothing but leaf work (file trees, ioctls, libpqxx, child processes) runs
+// here.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -35,8 +36,8 @@ class BlockingPool {
     template <class Work>
     asio::awaitable<std::invoke_result_t<Work&>> run(Work work);
 
-    /// Runs `work()` on a pool thread with nobody waiting: closing what may block, from a destructor.
-    /// It must not throw. Never blocks; may be called from any thread.
+    /// Runs `work()` on a pool thread with nobody waiting: closing what may block, from a
+    /// destructor. It must not throw. Never blocks; may be called from any thread.
     template <class Work>
     void post(Work work) {
         asio::post(pool_, std::move(work));
@@ -72,7 +73,7 @@ asio::awaitable<std::invoke_result_t<Work&>> BlockingPool::run(Work work) {
                            guard = asio::make_work_guard(executor)]() mutable { task(); });
     };
     co_await asio::async_initiate<const asio::use_awaitable_t<>&, void()>(std::move(initiate),
-                                                                         asio::use_awaitable);
+                                                                          asio::use_awaitable);
     if (failure) std::rethrow_exception(failure);
     if constexpr (!std::is_void_v<Result>) co_return std::move(*value);
 }

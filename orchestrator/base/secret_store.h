@@ -1,5 +1,5 @@
-// Superuser passwords, one file a branch id, 0600 below `<paths.state>/secrets` (0700 root). They are
-// in no record, argument, environment or log of the daemon.
+// Superuser passwords, one file a branch id, 0600 below `<paths.state>/secrets` (0700 root). They
+// are in no record, argument, environment or log of the daemon.
 #pragma once
 
 #include <filesystem>

@@ -27,7 +27,8 @@ class Signal {
     }
 
     void notify() {
-        for (asio::steady_timer* timer : waiters_) timer->cancel();
+        for (asio::steady_timer* timer : waiters_)
+            timer->cancel();
     }
 
   private:

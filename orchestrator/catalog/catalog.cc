@@ -103,7 +103,9 @@ const Branch* Catalog::find_branch(const std::string& ref) const {
     return nullptr;
 }
 
-const Branch* Catalog::branch_by_id(const std::string& id) const { return find(branches_, id); }
+const Branch* Catalog::branch_by_id(const std::string& id) const {
+    return find(branches_, id);
+}
 
 const Snapshot* Catalog::snapshot_by_id(const std::string& id) const {
     return find(snapshots_, id);
@@ -112,8 +114,7 @@ const Snapshot* Catalog::snapshot_by_id(const std::string& id) const {
 const Database& Catalog::database(const std::string& name) const {
     check_name("database", name);
     if (const Database* found = find_database(name)) return *found;
-    throw Error(ErrorKind::kNotFound, "database_not_found",
-                "there is no database \"" + name + "\"",
+    throw Error(ErrorKind::kNotFound, "database_not_found", "there is no database \"" + name + "\"",
                 "it was never created here, or it was deleted",
                 "bpg db list shows the databases there are");
 }
@@ -129,7 +130,8 @@ const Branch& Catalog::branch(const std::string& ref) const {
 
 std::vector<const Database*> Catalog::databases() const {
     std::vector<const Database*> list;
-    for (const auto& [id, database] : databases_) list.push_back(&database);
+    for (const auto& [id, database] : databases_)
+        list.push_back(&database);
     std::sort(list.begin(), list.end(),
               [](const Database* one, const Database* other) { return one->name < other->name; });
     return list;
@@ -189,7 +191,8 @@ std::string Catalog::choose_volume(const std::string& database, const std::strin
                            [&name](const auto& entry) { return entry.second.volume == name; });
     };
     std::string name = base;
-    for (int n = 2; taken(name); ++n) name = fmt::format("{}.{}", base, n);
+    for (int n = 2; taken(name); ++n)
+        name = fmt::format("{}.{}", base, n);
     return name;
 }
 
@@ -201,8 +204,7 @@ bool Catalog::port_is_held(int port) const {
 std::optional<ErrorInfo> Catalog::can_create_database(const std::string& name) const {
     if (find_database(name) == nullptr) return std::nullopt;
     return ErrorInfo{ErrorKind::kConflict, "database_exists",
-                     "database \"" + name + "\" already exists",
-                     "a name stands for one database",
+                     "database \"" + name + "\" already exists", "a name stands for one database",
                      "choose another name, or pass --if-not-exists to use it"};
 }
 
@@ -219,8 +221,7 @@ std::optional<ErrorInfo> Catalog::can_create_branch(const std::string& ref,
     if (parent.state == BranchState::kDeleting) {
         return ErrorInfo{ErrorKind::kConflict, "busy",
                          "branch \"" + ref_of(parent) + "\" is being deleted",
-                         "nothing can be cut from it any more",
-                         "branch from another one"};
+                         "nothing can be cut from it any more", "branch from another one"};
     }
     return std::nullopt;
 }
@@ -241,8 +242,8 @@ std::optional<ErrorInfo> Catalog::can_delete_branch(const Branch& branch, bool f
     }
     if (branch.is_protected && !force) {
         return ErrorInfo{ErrorKind::kConflict, "branch_protected",
-                         "branch \"" + ref + "\" is protected",
-                         "somebody asked that it be kept", "pass --force to delete it"};
+                         "branch \"" + ref + "\" is protected", "somebody asked that it be kept",
+                         "pass --force to delete it"};
     }
     return std::nullopt;
 }

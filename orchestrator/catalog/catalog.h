@@ -1,7 +1,7 @@
-// What exists: every database, branch and snapshot, in memory and in the store. Reads are from memory;
-// a change is asked first (can_*: a refusal is a value) and then applied, which changes memory and adds
-// the record to a Batch that the caller commits. Between the two nothing is awaited, so what can_* said
-// still holds. Loop thread only.
+// What exists: every database, branch and snapshot, in memory and in the store. Reads are from
+// memory; a change is asked first (can_*: a refusal is a value) and then applied, which changes
+// memory and adds the record to a Batch that the caller commits. Between the two nothing is
+// awaited, so what can_* said still holds. Loop thread only.
 #pragma once
 
 #include <functional>

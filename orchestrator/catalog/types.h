@@ -8,9 +8,9 @@
 //    (gone)       failed      deleting ──▶ (gone)
 //
 // creating: reserved, being made; if that fails the record goes. running: answered a real query.
-// stopped: no instance, on purpose. failed: no instance, not on purpose, and not restarted by itself.
-// degraded is derived for display: running, with a condition in its warnings. deleting: being destroyed;
-// never comes back.
+// stopped: no instance, on purpose. failed: no instance, not on purpose, and not restarted by
+// itself. degraded is derived for display: running, with a condition in its warnings. deleting:
+// being destroyed; never comes back.
 #pragma once
 
 #include <cstdint>
@@ -86,13 +86,13 @@ struct Snapshot {
     WallTime created_at{};
     std::optional<WallTime> consistent_at;  ///< parent's clock right after it was taken
     std::string start_lsn;
-    std::string stop_lsn;    ///< of pg_backup_stop; empty when taken without backup mode
-    std::string lsn;         ///< parent's insert position right after it was taken
+    std::string stop_lsn;  ///< of pg_backup_stop; empty when taken without backup mode
+    std::string lsn;       ///< parent's insert position right after it was taken
     std::uint32_t timeline = 0;
-    std::string mode;        ///< "safe", "fast", "clean"
+    std::string mode;  ///< "safe", "fast", "clean"
     bool pinned = false;
-    std::string created_by;  ///< "user", "schedule:<name>", "branch", "sync", "create"
-    std::string backup_label;    ///< byte for byte, kept with the snapshot and not in the clone
+    std::string created_by;    ///< "user", "schedule:<name>", "branch", "sync", "create"
+    std::string backup_label;  ///< byte for byte, kept with the snapshot and not in the clone
     std::string tablespace_map;
     std::string system_identifier;
 };

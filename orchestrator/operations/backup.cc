@@ -23,7 +23,9 @@ BackupInProgress::BackupInProgress(std::unique_ptr<postgres::BackupSession> sess
     shared_->session = std::move(session);
 }
 
-const postgres::BackupStart& BackupInProgress::start() const { return shared_->session->start(); }
+const postgres::BackupStart& BackupInProgress::start() const {
+    return shared_->session->start();
+}
 
 asio::awaitable<postgres::Position> BackupInProgress::position() {
     return shared_->session->position();
@@ -57,17 +59,19 @@ std::vector<std::string> check_parent(const postgres::ParentFacts& facts, const 
                     "stop it first (bpg stop " + ref + "), or set fsync=on and restart it");
     }
     if (!facts.full_page_writes) {
-        throw Error(ErrorKind::kConflict, "parent_full_page_writes_off",
-                    "\"" + ref + "\" runs with full_page_writes=off and cannot be branched while it runs",
-                    "a page torn by the copy could not be repaired",
-                    "stop it first (bpg stop " + ref + "), or set full_page_writes=on");
+        throw Error(
+            ErrorKind::kConflict, "parent_full_page_writes_off",
+            "\"" + ref + "\" runs with full_page_writes=off and cannot be branched while it runs",
+            "a page torn by the copy could not be repaired",
+            "stop it first (bpg stop " + ref + "), or set full_page_writes=on");
     }
     std::vector<std::string> warnings;
     if (facts.unlogged_relations > 0) {
-        warnings.push_back(fmt::format(
-            "{} unlogged relation(s) of {} are empty in this branch: PostgreSQL resets them after a "
-            "snapshot of a running server",
-            facts.unlogged_relations, ref));
+        warnings.push_back(
+            fmt::format("{} unlogged relation(s) of {} are empty in this branch: PostgreSQL resets "
+                        "them after a "
+                        "snapshot of a running server",
+                        facts.unlogged_relations, ref));
     }
     if (facts.prepared_transactions > 0) {
         warnings.push_back(fmt::format(

@@ -1,6 +1,6 @@
-// A storage snapshot of a branch in backup mode: start of backup, snapshot and stop in one PostgreSQL
-// session. The stop may be left running beside other work, since on an atomic driver nobody needs it
-// to start a clone; what it says is needed before the snapshot is recorded.
+// A storage snapshot of a branch in backup mode: start of backup, snapshot and stop in one
+// PostgreSQL session. The stop may be left running beside other work, since on an atomic driver
+// nobody needs it to start a clone; what it says is needed before the snapshot is recorded.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>

@@ -17,7 +17,8 @@ storage::CopyPlan copy_plan() {
     for (const std::string& directory : exclusions.empty_directories) {
         plan.empty_directories.push_back("data/" + directory);
     }
-    plan.empty_directories.emplace_back("conf");  // each branch has its own, written before its start
+    plan.empty_directories.emplace_back(
+        "conf");  // each branch has its own, written before its start
     plan.skipped_names = exclusions.skipped_names;
     plan.skipped_prefixes = exclusions.skipped_prefixes;
     plan.last = "data/" + exclusions.last;
@@ -25,7 +26,8 @@ storage::CopyPlan copy_plan() {
     return plan;
 }
 
-/// A parent that does not run changes nothing while it is copied: all of it, WAL included, is taken.
+/// A parent that does not run changes nothing while it is copied: all of it, WAL included, is
+/// taken.
 storage::CopyPlan stopped_copy_plan() {
     storage::CopyPlan plan;
     plan.empty_directories.emplace_back("conf");
@@ -45,14 +47,14 @@ std::span<const jobs::Step<BranchCreate>> BranchCreate::steps() {
          &BranchCreate::destroy_snapshot, nothing_to_record},
         {"clone_volume", "clone it, sharing what the driver can share", &BranchCreate::clone_volume,
          &BranchCreate::destroy_volume, nothing_to_record},
-        {"prepare_clone", "remove what belongs to the parent's server", &BranchCreate::prepare_clone,
-         nothing_to_undo, nothing_to_record},
+        {"prepare_clone", "remove what belongs to the parent's server",
+         &BranchCreate::prepare_clone, nothing_to_undo, nothing_to_record},
         {"start_instance", "start PostgreSQL on the clone", &BranchCreate::start_instance,
          &BranchCreate::remove_instance, nothing_to_record},
         {"await_ready", "recover, and answer a query", &BranchCreate::await_ready, nothing_to_undo,
          nothing_to_record},
-        {"open_to_users", "give it its own password and let users in",
-         &BranchCreate::open_to_users, &BranchCreate::forget_password, nothing_to_record},
+        {"open_to_users", "give it its own password and let users in", &BranchCreate::open_to_users,
+         &BranchCreate::forget_password, nothing_to_record},
         {"finish_backup", "end backup mode and record the snapshot", &BranchCreate::finish_backup,
          nothing_to_undo, &BranchCreate::record_snapshot},
         {"publish", "make the branch visible", &BranchCreate::publish, nothing_to_undo,
@@ -100,7 +102,8 @@ asio::awaitable<bool> BranchCreate::parent_runs(const State& state) {
 // --- take_snapshot -------------------------------------------------------------------------------
 
 asio::awaitable<Progress> BranchCreate::take_snapshot(State& state) {
-    if (!services_.storage.atomic()) co_return Done{};  // clone_volume copies from the parent itself
+    if (!services_.storage.atomic())
+        co_return Done{};  // clone_volume copies from the parent itself
     const storage::SnapshotRef snapshot = snapshot_ref(state);
     // One whose metadata was never recorded tells nothing of itself: take another.
     co_await services_.storage.destroy_snapshot(snapshot);
@@ -120,7 +123,8 @@ asio::awaitable<void> BranchCreate::examine_running_parent(State& state) {
         co_await services_.postgres.inspect_parent(instances_.endpoint(parent(state)));
     state.has_subscriptions = facts.has_subscriptions;
     const std::string ref = services_.catalog.ref_of(parent(state));
-    for (std::string& warning : check_parent(facts, ref)) context_.warn(std::move(warning));
+    for (std::string& warning : check_parent(facts, ref))
+        context_.warn(std::move(warning));
 }
 
 asio::awaitable<void> BranchCreate::snapshot_running_parent(State& state) {
@@ -161,8 +165,7 @@ asio::awaitable<void> BranchCreate::snapshot_stopped_parent(State& state) {
 
 asio::awaitable<void> BranchCreate::decide_timeline(State& state, bool running) {
     const std::filesystem::path data = instances_.data_directory(parent(state));
-    const postgres::ControlFile control =
-        co_await services_.data_directories.control_file(data);
+    const postgres::ControlFile control = co_await services_.data_directories.control_file(data);
     state.line_lsn = postgres::to_string(control.checkpoint);
     state.new_timeline = true;
     // Archive recovery refuses wal_level=minimal, and it would empty the unlogged relations that a
@@ -275,8 +278,7 @@ asio::awaitable<Progress> BranchCreate::await_ready(State& state) {
     state.system_identifier = facts.system_identifier;
     const std::filesystem::path data = instances_.data_directory(branch(state));
     // The clone's own history says exactly where it left the parent's.
-    const auto fork =
-        co_await services_.data_directories.fork_point(data, facts.timeline);
+    const auto fork = co_await services_.data_directories.fork_point(data, facts.timeline);
     if (state.new_timeline && fork) state.line_lsn = postgres::to_string(*fork);
     if (state.has_subscriptions) {
         co_await services_.postgres.disable_subscriptions(instances_.endpoint(branch(state)));
@@ -315,8 +317,7 @@ asio::awaitable<Progress> BranchCreate::finish_backup(State& state) {
         snapshot.system_identifier = state.system_identifier;
         snapshot_ = std::move(snapshot);
     } else if (backup_ == nullptr) {
-        co_return Rewind{kTakeSnapshot,
-                         "the backup session of the snapshot ended with the daemon"};
+        co_return Rewind{kTakeSnapshot, "the backup session of the snapshot ended with the daemon"};
     } else {
         const postgres::BackupStop stop = co_await backup_->stopped();
         snapshot_->stop_lsn = postgres::to_string(stop.lsn);
@@ -334,7 +335,9 @@ void BranchCreate::record_snapshot(const State&, jobs::Batch& batch) const {
     if (snapshot_) services_.catalog.put(*snapshot_, batch);
 }
 
-asio::awaitable<Progress> BranchCreate::publish(State&) { co_return Done{}; }
+asio::awaitable<Progress> BranchCreate::publish(State&) {
+    co_return Done{};
+}
 
 void BranchCreate::record_branch(const State& state, jobs::Batch& batch) const {
     catalog::Branch record = branch(state);

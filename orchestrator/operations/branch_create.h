@@ -25,12 +25,12 @@ class BranchCreate {
     struct State {
         std::string branch_id;
         std::string parent_id;
-        std::string snapshot_id;       ///< of the snapshot it takes; unused without an atomic driver
+        std::string snapshot_id;  ///< of the snapshot it takes; unused without an atomic driver
         bool fast = false;
-        std::string mode;              ///< "safe", "fast", "clean": decided when the copy is made
-        bool in_backup = false;        ///< the snapshot was taken in a session that must still be stopped
+        std::string mode;        ///< "safe", "fast", "clean": decided when the copy is made
+        bool in_backup = false;  ///< the snapshot was taken in a session that must still be stopped
         bool new_timeline = true;
-        std::string line_lsn;          ///< parent's position right after the copy
+        std::string line_lsn;  ///< parent's position right after the copy
         std::optional<WallTime> line_at;
         bool has_subscriptions = false;
         std::uint32_t timeline = 0;

@@ -13,7 +13,8 @@ using jobs::Done;
 using jobs::Progress;
 
 asio::awaitable<void> Destruction::remove_instances(std::vector<std::string> branch_ids) {
-    for (const std::string& id : branch_ids) co_await instances_.remove(id);
+    for (const std::string& id : branch_ids)
+        co_await instances_.remove(id);
 }
 
 asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> branch_ids) {
@@ -33,9 +34,9 @@ std::vector<catalog::Snapshot> Destruction::snapshots_of(
     std::vector<catalog::Snapshot> gone;
     for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
         const auto cut_from_it = services_.catalog.branches_from(id);
-        const bool needed = std::any_of(
-            cut_from_it.begin(), cut_from_it.end(),
-            [&goes](const catalog::Branch* branch) { return !goes(branch->id); });
+        const bool needed =
+            std::any_of(cut_from_it.begin(), cut_from_it.end(),
+                        [&goes](const catalog::Branch* branch) { return !goes(branch->id); });
         const bool hangs_on_nothing =
             snapshot.kind == "origin" && !cut_from_it.empty() && !needed && !snapshot.pinned;
         if (goes(snapshot.branch_id) || hangs_on_nothing) gone.push_back(snapshot);
@@ -70,7 +71,8 @@ void Destruction::forget(const std::vector<std::string>& branch_ids, jobs::Batch
     for (const catalog::Snapshot& snapshot : snapshots_of(branch_ids)) {
         services_.catalog.remove_snapshot(snapshot.id, batch);
     }
-    for (const std::string& id : branch_ids) services_.catalog.remove_branch(id, batch);
+    for (const std::string& id : branch_ids)
+        services_.catalog.remove_branch(id, batch);
 }
 
 void Destruction::note_failure(const std::vector<std::string>& branch_ids, const ErrorInfo& error,

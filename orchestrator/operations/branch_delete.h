@@ -1,6 +1,6 @@
-// branch-delete and what db-delete shares with it: forward only, since what is destroyed does not come
-// back. The reservation has marked the branches as deleting; a failure leaves them so, with the reason,
-// and the same command goes on from there.
+// branch-delete and what db-delete shares with it: forward only, since what is destroyed does not
+// come back. The reservation has marked the branches as deleting; a failure leaves them so, with
+// the reason, and the same command goes on from there.
 #pragma once
 
 #include <span>
@@ -46,8 +46,7 @@ class BranchDelete {
         std::string ref;
     };
 
-    BranchDelete(Services& services, jobs::JobContext& context)
-        : destruction_(services, context) {}
+    BranchDelete(Services& services, jobs::JobContext& context) : destruction_(services, context) {}
 
     static std::span<const jobs::Step<BranchDelete>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;

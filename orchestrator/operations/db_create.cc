@@ -96,8 +96,8 @@ asio::awaitable<Progress> DbCreate::take_first_snapshot(State& state) {
     if (!services_.storage.atomic()) co_return Done{};
     const storage::SnapshotRef snapshot{branch(state).volume, state.snapshot_id};
     co_await services_.storage.destroy_snapshot(snapshot);
-    const std::string label = backup_label_of(services_.catalog.ref_of(branch(state)),
-                                              state.snapshot_id);
+    const std::string label =
+        backup_label_of(services_.catalog.ref_of(branch(state)), state.snapshot_id);
     const auto session = co_await services_.postgres.start_backup(
         instances_.endpoint(branch(state)), label, /*keep_wal=*/false);
     co_await services_.storage.snapshot(snapshot);
@@ -122,7 +122,9 @@ void DbCreate::record_snapshot(const State&, jobs::Batch& batch) const {
     if (snapshot_) services_.catalog.put(*snapshot_, batch);
 }
 
-asio::awaitable<Progress> DbCreate::publish(State&) { co_return Done{}; }
+asio::awaitable<Progress> DbCreate::publish(State&) {
+    co_return Done{};
+}
 
 void DbCreate::record_database(const State& state, jobs::Batch& batch) const {
     catalog::Branch record = branch(state);

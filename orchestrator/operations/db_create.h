@@ -1,5 +1,5 @@
-// db-create: a new database with its first branch, main: an empty volume, initdb, a running instance
-// with its own password, and on atomic drivers a first snapshot.
+// db-create: a new database with its first branch, main: an empty volume, initdb, a running
+// instance with its own password, and on atomic drivers a first snapshot.
 #pragma once
 
 #include <optional>

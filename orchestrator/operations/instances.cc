@@ -6,7 +6,9 @@
 namespace bpg::operations {
 namespace {
 
-int major_of(const std::string& version) { return std::atoi(version.c_str()); }
+int major_of(const std::string& version) {
+    return std::atoi(version.c_str());
+}
 
 asio::awaitable<bool> is_running(runtime::Runtime& runtime, runtime::InstanceRef instance) {
     const runtime::InstanceStatus status = co_await runtime.inspect(instance);
@@ -57,9 +59,9 @@ asio::awaitable<void> Instances::start(std::string branch_id, bool open) {
     spec.data_directory = data_directory(place);
     spec.socket_directory = services_.settings.socket_root / place.id;
     spec.log_path = log_path(place);
-    spec.settings = postgres::owned_settings(services_.storage.volume_path(place.volume),
-                                             endpoint(place), services_.settings.listen,
-                                             place.volume, major_of(spec.version));
+    spec.settings =
+        postgres::owned_settings(services_.storage.volume_path(place.volume), endpoint(place),
+                                 services_.settings.listen, place.volume, major_of(spec.version));
     co_await services_.runtime.start(spec);
 }
 

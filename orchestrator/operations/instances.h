@@ -1,5 +1,5 @@
-// What several operations do with a branch's instance: start it, wait until it answers, open it to its
-// user, stop it. Each verb can be repeated.
+// What several operations do with a branch's instance: start it, wait until it answers, open it to
+// its user, stop it. Each verb can be repeated.
 #pragma once
 
 #include <string>

@@ -35,6 +35,8 @@ void register_operations(jobs::OperationRegistry& registry, Services& services) 
     add_all(registry, &services);
 }
 
-void describe_operations(jobs::OperationRegistry& registry) { add_all(registry, nullptr); }
+void describe_operations(jobs::OperationRegistry& registry) {
+    add_all(registry, nullptr);
+}
 
 }  // namespace bpg::operations

@@ -9,8 +9,8 @@ using jobs::nothing_to_undo;
 using jobs::Progress;
 
 asio::awaitable<Progress> Power::stop_instance(State& state) {
-    co_await instances_.stop(state.branch_id, state.force ? runtime::StopMode::kImmediate
-                                                          : runtime::StopMode::kFast);
+    co_await instances_.stop(
+        state.branch_id, state.force ? runtime::StopMode::kImmediate : runtime::StopMode::kFast);
     co_return Done{};
 }
 
@@ -94,8 +94,7 @@ std::span<const jobs::Step<Restart>> Restart::steps() {
     return jobs::checked(kSteps);
 }
 
-void Restart::record_failure(const State& state, const ErrorInfo& error,
-                             jobs::Batch& batch) const {
+void Restart::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
     const bool still_runs = error.code == "stop_timed_out";
     record(state, still_runs ? BranchState::kRunning : BranchState::kFailed, still_runs,
            "restart failed: " + error.message, batch);

@@ -64,14 +64,16 @@ asio::awaitable<int> Requests::choose_port() {
     // Ports are looked at again when a reservation came in between.
     for (int port = ports.first; port <= ports.last; ++port) {
         if (services_.catalog.port_is_held(port)) continue;
-        const bool free = co_await services_.pool.run([&ports, port] { return ports.is_free(port); });
+        const bool free =
+            co_await services_.pool.run([&ports, port] { return ports.is_free(port); });
         if (free && !services_.catalog.port_is_held(port)) co_return port;
     }
-    throw Error(ErrorKind::kExhausted, "ports_exhausted", "no port is free for another branch",
-                fmt::format("every port of network.ports {}-{} is held by a branch, in use, or claimed "
-                            "by a cluster under /etc/postgresql",
-                            ports.first, ports.last),
-                "delete a branch, or widen network.ports");
+    throw Error(
+        ErrorKind::kExhausted, "ports_exhausted", "no port is free for another branch",
+        fmt::format("every port of network.ports {}-{} is held by a branch, in use, or claimed "
+                    "by a cluster under /etc/postgresql",
+                    ports.first, ports.last),
+        "delete a branch, or widen network.ports");
 }
 
 asio::awaitable<jobs::Job> Requests::db_create(DbCreateRequest request, RequestKey key) {
@@ -120,7 +122,8 @@ asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, Req
     jobs::Submission job = submission(DbDelete::kName, name, params, nullptr, std::move(key));
     job.locks.push_back(database_lock(database, true));
     std::vector<Branch> doomed;
-    for (const Branch* branch : services_.catalog.branches(database.id)) doomed.push_back(*branch);
+    for (const Branch* branch : services_.catalog.branches(database.id))
+        doomed.push_back(*branch);
     for (const Branch& branch : doomed) {
         const std::string ref = services_.catalog.ref_of(branch);
         if (const auto other = queue_.find_open_on(ref)) {

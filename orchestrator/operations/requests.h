@@ -1,6 +1,6 @@
-// From a user's request to a job: checks what can be checked, fixes every outside name, and submits the
-// job with its reservation in one commit. Each function answers with the job, or with an open job of
-// the very same request (attach). Refusals are thrown bpg::Errors. Loop thread only.
+// From a user's request to a job: checks what can be checked, fixes every outside name, and submits
+// the job with its reservation in one commit. Each function answers with the job, or with an open
+// job of the very same request (attach). Refusals are thrown bpg::Errors. Loop thread only.
 #pragma once
 
 #include <functional>

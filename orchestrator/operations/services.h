@@ -1,5 +1,5 @@
-// What every operation works with: the catalog, the ports, and the few settings that matter to them.
-// Nothing here names a concrete driver.
+// What every operation works with: the catalog, the ports, and the few settings that matter to
+// them. Nothing here names a concrete driver.
 #pragma once
 
 #include <chrono>

@@ -1,9 +1,10 @@
 // The data directory of an instance, seen from outside: hygiene of a clone before its first start,
-// the files bpgd owns beside it, and what pg_control says. The content is hostile input: nothing here
-// follows a symbolic link, every read is bounded (SEC-12).
+// the files bpgd owns beside it, and what pg_control says. The content is hostile input: nothing
+// here follows a symbolic link, every read is bounded (SEC-12).
 //
-// Layout of a volume: `data/` is PGDATA (0700, the instance's user); `conf/` (0750 root, group of the
-// instance's user) holds postgresql.conf, pg_hba.conf and pg_ident.conf that the command line names.
+// Layout of a volume: `data/` is PGDATA (0700, the instance's user); `conf/` (0750 root, group of
+// the instance's user) holds postgresql.conf, pg_hba.conf and pg_ident.conf that the command line
+// names.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -57,34 +58,34 @@ class DataDirectories {
 
     virtual asio::awaitable<ControlFile> control_file(const std::filesystem::path& data) = 0;
 
-    /// Throws kInvalid `tablespace_outside` or `wal_outside` when a link in pg_tblspc or pg_wal leads
-    /// out of the data directory: a clone would write into the parent's files (SNAP-4, E60); kConflict
-    /// `exclusive_backup` for a foreign backup_label of a running 13 or 14 (SNAP-7). `running`: the
-    /// instance of this directory is up.
+    /// Throws kInvalid `tablespace_outside` or `wal_outside` when a link in pg_tblspc or pg_wal
+    /// leads out of the data directory: a clone would write into the parent's files (SNAP-4, E60);
+    /// kConflict `exclusive_backup` for a foreign backup_label of a running 13 or 14 (SNAP-7).
+    /// `running`: the instance of this directory is up.
     virtual asio::awaitable<void> check_source(const std::filesystem::path& data, bool running) = 0;
 
     /// Whether any relation has an init fork, i.e. is unlogged. Walks base/ and pg_tblspc.
     virtual asio::awaitable<bool> has_unlogged_relations(const std::filesystem::path& data) = 0;
 
-    /// Hygiene (reference: clone hygiene table), then the mark, fsynced, last (HYG-5): with the mark of
-    /// this incarnation present it does nothing at all, so a used branch keeps its slots.
+    /// Hygiene (reference: clone hygiene table), then the mark, fsynced, last (HYG-5): with the
+    /// mark of this incarnation present it does nothing at all, so a used branch keeps its slots.
     virtual asio::awaitable<void> prepare_clone(const CloneSpec& spec) = 0;
     /// Marks a freshly initialised directory, so that no later step treats it as a clone.
     virtual asio::awaitable<void> mark_prepared(const CloneSpec& spec) = 0;
 
-    /// Writes conf/; safe to repeat. The settings are checked: an owned or malformed one is kInvalid
-    /// `setting_owned`, `setting_invalid`.
+    /// Writes conf/; safe to repeat. The settings are checked: an owned or malformed one is
+    /// kInvalid `setting_owned`, `setting_invalid`.
     virtual asio::awaitable<void> write_owned_config(const OwnedConfig& config) = 0;
 
-    /// NA-5: copies the WAL segments from `start` up to `stop` of `timeline` from the source's pg_wal
-    /// into the target's, verifying size and page address of each; kCorrupt `wal_missing` names one
-    /// that is not there.
+    /// NA-5: copies the WAL segments from `start` up to `stop` of `timeline` from the source's
+    /// pg_wal into the target's, verifying size and page address of each; kCorrupt `wal_missing`
+    /// names one that is not there.
     virtual asio::awaitable<void> copy_wal(const std::filesystem::path& source_data,
                                            const std::filesystem::path& target_data,
                                            const BackupStart& start, Lsn stop) = 0;
 
-    /// LSN at which this data directory's timeline began: last line of its .history file; nothing on
-    /// timeline 1 or when the file is absent.
+    /// LSN at which this data directory's timeline began: last line of its .history file; nothing
+    /// on timeline 1 or when the file is absent.
     virtual asio::awaitable<std::optional<Lsn>> fork_point(const std::filesystem::path& data,
                                                            std::uint32_t timeline) = 0;
 };
@@ -105,8 +106,10 @@ bool control_file_is_whole(const std::string& content);
 bool is_owned_setting(const std::string& name);
 
 /// The `-c` settings of every start: what no SQL user may change (reference: owned settings).
-std::vector<std::pair<std::string, std::string>> owned_settings(
-    const std::filesystem::path& volume, const Endpoint& endpoint, const std::string& listen,
-    const std::string& cluster_name, int version_major);
+std::vector<std::pair<std::string, std::string>> owned_settings(const std::filesystem::path& volume,
+                                                                const Endpoint& endpoint,
+                                                                const std::string& listen,
+                                                                const std::string& cluster_name,
+                                                                int version_major);
 
 }  // namespace bpg::postgres

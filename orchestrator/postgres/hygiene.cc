@@ -160,7 +160,7 @@ ControlFile read_control_file(const Tree& data) {
         if (attempt == kControlReads || control_file_is_whole(*content)) {
             return parse_control_file(*content);
         }
-        std::this_thread::sleep_for(kControlReadPause);
+        std::this_thread::sleep_for(kControlReadPause);  // pool thread: a torn read is read again
     }
 }
 

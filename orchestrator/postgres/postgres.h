@@ -1,5 +1,5 @@
-// The postgres port: what bpgd asks of a running server, one verb a need. There is no query(): all SQL
-// lives behind it in pqxx_postgres.cc. Verbs speak over the instance's own unix socket, peer
+// The postgres port: what bpgd asks of a running server, one verb a need. There is no query(): all
+// SQL lives behind it in pqxx_postgres.cc. Verbs speak over the instance's own unix socket, peer
 // authenticated; only verify_login() takes the path and password a user takes.
 //
 // What answers is treated as hostile (spec section 9): `search_path` empty, names quoted, statement
@@ -67,12 +67,12 @@ class BackupSession {
 
 /// What matters of a running parent before it is branched.
 struct ParentFacts {
-    int version_num = 0;                    ///< server_version_num
-    bool fsync = true;                      ///< fsync=off: not snapshot-able while running (SNAP-5)
-    bool full_page_writes = true;           ///< off: refused on btrfs and copy (SNAP-5, HLT-8)
-    std::int64_t unlogged_relations = 0;    ///< emptied in the branch (SNAP-8)
-    std::int64_t prepared_transactions = 0; ///< survive into the branch and hold locks
-    bool has_subscriptions = false;         ///< the clone must not run them (E12)
+    int version_num = 0;                  ///< server_version_num
+    bool fsync = true;                    ///< fsync=off: not snapshot-able while running (SNAP-5)
+    bool full_page_writes = true;         ///< off: refused on btrfs and copy (SNAP-5, HLT-8)
+    std::int64_t unlogged_relations = 0;  ///< emptied in the branch (SNAP-8)
+    std::int64_t prepared_transactions = 0;  ///< survive into the branch and hold locks
+    bool has_subscriptions = false;          ///< the clone must not run them (E12)
 };
 
 /// What a server that has just become ready says of itself (HLT-1).
@@ -86,16 +86,17 @@ class Postgres {
     virtual ~Postgres() = default;
 
     /// Waits until postmaster.pid says "ready" (looked at every 2 ms), then asks one real query:
-    /// right branch, not in recovery. `alive` is asked meanwhile; when it answers false the wait ends
-    /// with kInternal `postgres_refused`. kTimeout `postgres_not_ready` after `deadline`.
-    virtual asio::awaitable<ReadyFacts> await_ready(
-        const std::filesystem::path& data_directory, const Endpoint& endpoint,
-        std::function<asio::awaitable<bool>()> alive, std::chrono::milliseconds deadline) = 0;
+    /// right branch, not in recovery. `alive` is asked meanwhile; when it answers false the wait
+    /// ends with kInternal `postgres_refused`. kTimeout `postgres_not_ready` after `deadline`.
+    virtual asio::awaitable<ReadyFacts> await_ready(const std::filesystem::path& data_directory,
+                                                    const Endpoint& endpoint,
+                                                    std::function<asio::awaitable<bool>()> alive,
+                                                    std::chrono::milliseconds deadline) = 0;
 
     virtual asio::awaitable<ParentFacts> inspect_parent(const Endpoint& endpoint) = 0;
     /// SET synchronous_commit=local first (SNAP-1); pg_backup_start(label, fast => true), in the
-    /// spelling of the server's version. With `keep_wal` a temporary physical slot that reserves WAL
-    /// is made first in the same session (NA-2).
+    /// spelling of the server's version. With `keep_wal` a temporary physical slot that reserves
+    /// WAL is made first in the same session (NA-2).
     virtual asio::awaitable<std::unique_ptr<BackupSession>> start_backup(const Endpoint& endpoint,
                                                                          std::string label,
                                                                          bool keep_wal) = 0;
@@ -113,8 +114,8 @@ class Postgres {
     /// CHECKPOINT.
     virtual asio::awaitable<void> checkpoint(const Endpoint& endpoint) = 0;
 
-    /// Logs in as a user would, over TCP with the password, and asks one query: the branch's published
-    /// endpoint works. kUnavailable `postgres_unreachable` if not.
+    /// Logs in as a user would, over TCP with the password, and asks one query: the branch's
+    /// published endpoint works. kUnavailable `postgres_unreachable` if not.
     virtual asio::awaitable<void> verify_login(std::string host, int port, std::string password,
                                                std::string branch_id) = 0;
 };

@@ -69,8 +69,8 @@ std::string scram_verifier_with_salt(const std::string& password, std::string_vi
 }
 
 bool is_scram_verifier(std::string_view text) {
-    static const std::regex shape(
-        R"(SCRAM-SHA-256\$[1-9][0-9]{0,8}:[A-Za-z0-9+/]+={0,2}\$[A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=)");
+    static const std::regex shape(R"(SCRAM-SHA-256\$[1-9][0-9]{0,8}:[A-Za-z0-9+/]+={0,2}\$)"
+                                  R"([A-Za-z0-9+/]{43}=:[A-Za-z0-9+/]{43}=)");
     return text.size() <= 512 && std::regex_match(text.begin(), text.end(), shape);
 }
 

@@ -2,9 +2,9 @@
 // to one branch id and one data directory; that pair finds it again after bpgd was killed.
 //
 // All verbs are called on the loop thread and offload what blocks; each can be repeated. Errors:
-// kNotFound `postgres_not_found` (no such version), kConflict `port_taken` or `data_directory_in_use`,
-// kInternal `postgres_refused` (it ended; the last lines of its log are the detail),
-// kUnavailable `runtime_unavailable`.
+// kNotFound `postgres_not_found` (no such version), kConflict `port_taken` or
+// `data_directory_in_use`, kInternal `postgres_refused` (it ended; the last lines of its log are
+// the detail), kUnavailable `runtime_unavailable`.
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -68,8 +68,8 @@ class Runtime {
     /// the versions there are. "" takes the newest.
     virtual asio::awaitable<std::string> resolve(const std::string& version) = 0;
 
-    /// initdb: UTF8, data checksums, superuser `postgres`. Begins from nothing each time: anything in
-    /// the data directory that is no finished cluster is removed first; a finished one is left.
+    /// initdb: UTF8, data checksums, superuser `postgres`. Begins from nothing each time: anything
+    /// in the data directory that is no finished cluster is removed first; a finished one is left.
     virtual asio::awaitable<void> init_data_directory(const InitSpec& spec) = 0;
 
     /// Starts PostgreSQL and returns once the process exists, not when it is ready. An instance of

@@ -140,7 +140,7 @@ class TreeCopier {
                 write_last(from.get(), target, content);
                 return;
             }
-            std::this_thread::sleep_for(kLastPause);
+            std::this_thread::sleep_for(kLastPause);  // pool thread: a torn read is read again
         }
         throw Error(ErrorKind::kCorrupt, "file_torn",
                     fmt::format("{} could not be read whole", plan_.last),

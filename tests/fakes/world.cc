@@ -70,7 +70,8 @@ class FakeStorage final : public storage::Storage {
         for (const auto& [branch, on] : world_.running) {
             if (on != source) continue;
             made.copied_while_running = true;
-            world_.expect(world_.backups[branch] > 0, "a running server was copied outside backup mode");
+            world_.expect(world_.backups[branch] > 0,
+                          "a running server was copied outside backup mode");
         }
         made.identity = identity;
         made.has_config = false;
@@ -104,7 +105,9 @@ class FakeStorage final : public storage::Storage {
         world_.snapshots.erase({snapshot.volume, snapshot.id});
         co_return;
     }
-    asio::awaitable<storage::Usage> usage(const std::string&) override { co_return storage::Usage{}; }
+    asio::awaitable<storage::Usage> usage(const std::string&) override {
+        co_return storage::Usage{};
+    }
     asio::awaitable<storage::Space> space() override { co_return storage::Space{}; }
     asio::awaitable<std::vector<storage::Found>> list() override {
         co_return std::vector<storage::Found>{};
@@ -141,9 +144,9 @@ class FakeRuntime final : public runtime::Runtime {
             co_return;
         }
         world_.expect(volume.initialised, "a server was started on an empty data directory");
-        world_.expect(!volume.prepared_for.empty() &&
-                          volume.prepared_for == volume.identity.incarnation,
-                      "a clone was started before its hygiene");
+        world_.expect(
+            !volume.prepared_for.empty() && volume.prepared_for == volume.identity.incarnation,
+            "a clone was started before its hygiene");
         world_.expect(volume.has_config, "a server was started without its config");
         world_.expect(!volume.open || volume.password_of == spec.branch_id,
                       "a clone was open to users while it had its parent's password");
@@ -203,9 +206,10 @@ class FakeBackup final : public postgres::BackupSession {
 class FakePostgres final : public postgres::Postgres {
   public:
     explicit FakePostgres(World& world) : world_(world) {}
-    asio::awaitable<postgres::ReadyFacts> await_ready(
-        const std::filesystem::path&, const postgres::Endpoint& endpoint,
-        std::function<asio::awaitable<bool>()>, std::chrono::milliseconds) override {
+    asio::awaitable<postgres::ReadyFacts> await_ready(const std::filesystem::path&,
+                                                      const postgres::Endpoint& endpoint,
+                                                      std::function<asio::awaitable<bool>()>,
+                                                      std::chrono::milliseconds) override {
         must_run(endpoint);
         co_return postgres::ReadyFacts{2, "42"};
     }

@@ -1,6 +1,6 @@
-// A model of the outside world for the crash matrices: volumes, snapshots, instances and PostgreSQL in
-// memory, behind the real ports. It survives a simulated crash of the daemon and refuses what the real
-// thing refuses; what must never happen is noted as a violation.
+// A model of the outside world for the crash matrices: volumes, snapshots, instances and PostgreSQL
+// in memory, behind the real ports. It survives a simulated crash of the daemon and refuses what
+// the real thing refuses; what must never happen is noted as a violation.
 #pragma once
 
 #include <filesystem>
@@ -19,11 +19,11 @@ namespace bpg::fakes {
 
 struct FakeVolume {
     storage::Identity identity;
-    bool initialised = false;         ///< holds a data directory
-    std::string prepared_for;         ///< incarnation whose hygiene is done
+    bool initialised = false;  ///< holds a data directory
+    std::string prepared_for;  ///< incarnation whose hygiene is done
     bool has_config = false;
-    bool open = false;                ///< hba lets users in
-    std::string password_of;          ///< branch id whose password the superuser has
+    bool open = false;        ///< hba lets users in
+    std::string password_of;  ///< branch id whose password the superuser has
     bool copied_while_running = false;
     bool has_label = false;
 };

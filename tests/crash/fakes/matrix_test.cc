@@ -1,6 +1,6 @@
 // The crash matrix against fakes: every operation, with every step failing or none, with the daemon
-// vanishing at every point it passes, and again at points of the resumed run. The points come from the
-// step tables by running them. After the last run the outside world must equal the catalog.
+// vanishing at every point it passes, and again at points of the resumed run. The points come from
+// the step tables by running them. After the last run the outside world must equal the catalog.
 #include <gtest/gtest.h>
 
 #include <boost/asio/co_spawn.hpp>
@@ -33,9 +33,8 @@ class Life {
           runtime_(fakes::make_runtime(world)),
           postgres_(fakes::make_postgres(world)),
           data_directories_(fakes::make_data_directories(world)),
-          services_{catalog_,           *storage_, *runtime_, *postgres_,
-                    *data_directories_, secrets_,  *pool_,    clock_,
-                    settings(directory)},
+          services_{catalog_, *storage_, *runtime_, *postgres_,         *data_directories_,
+                    secrets_, *pool_,    clock_,    settings(directory)},
           loop_(std::make_unique<asio::io_context>(1)),
           store_(directory / "store", loop_->get_executor(), metrics_),
           queue_(store_, registry_, clock_, {}),
@@ -162,17 +161,37 @@ std::vector<Case> cases() {
     for (const bool atomic : {true, false}) {
         const std::string suffix = atomic ? "Atomic" : "Copied";
         all.push_back({"DbCreate" + suffix, "db-create", atomic, {}, create_database, true});
-        all.push_back({"BranchCreate" + suffix, "branch-create", atomic, {create_database},
-                       create_branch, true});
-        all.push_back({"BranchCreateOfStopped" + suffix, "branch-create", atomic,
-                       {create_database, stop_main}, create_branch, true});
-        all.push_back({"BranchDelete" + suffix, "branch-delete", atomic,
-                       {create_database, create_branch}, delete_branch, false});
-        all.push_back({"DbDelete" + suffix, "db-delete", atomic, {create_database, create_branch},
-                       delete_database, false});
+        all.push_back({"BranchCreate" + suffix,
+                       "branch-create",
+                       atomic,
+                       {create_database},
+                       create_branch,
+                       true});
+        all.push_back({"BranchCreateOfStopped" + suffix,
+                       "branch-create",
+                       atomic,
+                       {create_database, stop_main},
+                       create_branch,
+                       true});
+        all.push_back({"BranchDelete" + suffix,
+                       "branch-delete",
+                       atomic,
+                       {create_database, create_branch},
+                       delete_branch,
+                       false});
+        all.push_back({"DbDelete" + suffix,
+                       "db-delete",
+                       atomic,
+                       {create_database, create_branch},
+                       delete_database,
+                       false});
     }
-    all.push_back({"BranchCreateFastAtomic", "branch-create", true, {create_database},
-                   create_fast_branch, true});
+    all.push_back({"BranchCreateFastAtomic",
+                   "branch-create",
+                   true,
+                   {create_database},
+                   create_fast_branch,
+                   true});
     return all;
 }
 
@@ -180,8 +199,9 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
   protected:
     void SetUp() override {
         // Memory-backed where there is one: the matrix is about order, not about this disk.
-        const std::filesystem::path base =
-            std::filesystem::exists("/dev/shm") ? "/dev/shm" : std::filesystem::temp_directory_path();
+        const std::filesystem::path base = std::filesystem::exists("/dev/shm")
+                                               ? "/dev/shm"
+                                               : std::filesystem::temp_directory_path();
         directory_ = base / ("bpg-matrix-" + new_id());
         std::filesystem::create_directories(directory_);
         log::set_level(log::Level::kError);
@@ -198,8 +218,8 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
     }
     void TearDown() override { remove_tree(directory_); }
 
-    /// Runs the operation with up to two crashes; returns the points passed by the first life, or of
-    /// the second where the first crashed.
+    /// Runs the operation with up to two crashes; returns the points passed by the first life, or
+    /// of the second where the first crashed.
     int play(const std::string& failing, int first, int second, std::string& story) {
         const std::filesystem::path place = directory_ / "run";
         remove_tree(place);
@@ -230,7 +250,8 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
     void expect_settled(const std::filesystem::path& place, fakes::World& world,
                         const std::string& failing, const std::string& story) {
         Life life(place, world);
-        for (const std::string& violation : world.violations) ADD_FAILURE() << violation << story;
+        for (const std::string& violation : world.violations)
+            ADD_FAILURE() << violation << story;
         EXPECT_TRUE(life.queue().open_jobs().empty()) << "an open job is left:" << story;
         EXPECT_TRUE(world.building.empty()) << "a build place is left:" << story;
         const catalog::Catalog& catalog = life.catalog();
@@ -245,15 +266,19 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
             EXPECT_NE(branch->state, catalog::BranchState::kDeleting) << story;
         }
         std::set<std::string> real_volumes;
-        for (const auto& [name, volume] : world.volumes) real_volumes.insert(name);
+        for (const auto& [name, volume] : world.volumes)
+            real_volumes.insert(name);
         EXPECT_EQ(volumes, real_volumes) << story;
         std::set<std::string> real_running;
-        for (const auto& [id, on] : world.running) real_running.insert(id);
+        for (const auto& [id, on] : world.running)
+            real_running.insert(id);
         EXPECT_EQ(running, real_running) << story;
         std::set<std::pair<std::string, std::string>> snapshots;
-        for (const auto& [id, snapshot] : catalog.snapshots()) snapshots.emplace(snapshot.volume, id);
+        for (const auto& [id, snapshot] : catalog.snapshots())
+            snapshots.emplace(snapshot.volume, id);
         std::set<std::pair<std::string, std::string>> real_snapshots;
-        for (const auto& [key, snapshot] : world.snapshots) real_snapshots.insert(key);
+        for (const auto& [key, snapshot] : world.snapshots)
+            real_snapshots.insert(key);
         EXPECT_EQ(snapshots, real_snapshots) << story;
         std::set<std::string> real_secrets;
         std::error_code none;
@@ -265,7 +290,8 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         const bool has_dev = catalog.databases().size() == 1 && catalog.find_branch("prod/dev");
         if (GetParam().operation == "branch-create") EXPECT_EQ(has_dev, made) << story;
         if (GetParam().operation == "branch-delete") EXPECT_FALSE(has_dev) << story;
-        if (GetParam().operation == "db-create") EXPECT_EQ(!catalog.databases().empty(), made) << story;
+        if (GetParam().operation == "db-create")
+            EXPECT_EQ(!catalog.databases().empty(), made) << story;
         if (GetParam().operation == "db-delete") EXPECT_TRUE(catalog.databases().empty()) << story;
     }
 
@@ -301,8 +327,8 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverTheDaemonVanishes) {
 
 TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhenTheResumedRunVanishesToo) {
     const char* given = std::getenv("BPG_SEED");
-    const unsigned seed = given != nullptr ? static_cast<unsigned>(std::atoi(given))
-                                           : std::random_device{}();
+    const unsigned seed =
+        given != nullptr ? static_cast<unsigned>(std::atoi(given)) : std::random_device{}();
     const bool all = std::getenv("BPG_LONG") != nullptr;
     SCOPED_TRACE("BPG_SEED=" + std::to_string(seed));
     std::mt19937 random(seed);
