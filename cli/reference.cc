@@ -33,10 +33,6 @@ std::size_t edit_distance(std::string_view a, std::string_view b) {
     return last[b.size()];
 }
 
-constexpr std::string_view kNameRule =
-    "a name has 1 to 63 characters of a-z, 0-9, _ and -, and begins and ends with a letter or "
-    "digit";
-
 }  // namespace
 
 BranchRef parse_branch_ref(std::string_view text) {
@@ -50,19 +46,19 @@ BranchRef parse_branch_ref(std::string_view text) {
     }
     const std::string_view database = text.substr(0, slash);
     const std::string_view branch = text.substr(slash + 1);
-    if (!is_valid_name(database) || !is_valid_name(branch)) {
-        throw usage_failure(fmt::format("\"{}\" does not name a branch", shown),
-                            std::string(kNameRule), "write it like prod/dev");
-    }
+    check_name("database", database);
+    check_name("branch", branch);
     return {std::string(database), std::string(branch)};
 }
 
 std::string parse_database_name(std::string_view text) {
-    if (is_valid_name(text)) return std::string(text);
-    const bool is_branch = text.find('/') != std::string_view::npos;
-    throw usage_failure(
-        fmt::format("\"{}\" does not name a database", log::escape(text)), std::string(kNameRule),
-        is_branch ? "this command takes a database, not a branch" : "choose another name");
+    if (text.find('/') != std::string_view::npos) {
+        throw usage_failure(fmt::format("\"{}\" does not name a database", log::escape(text)),
+                            "it has a slash, like the name of a branch",
+                            "this command takes a database, not a branch");
+    }
+    check_name("database", text);
+    return std::string(text);
 }
 
 std::string did_you_mean(std::string_view typed, const std::vector<std::string>& candidates) {

@@ -67,9 +67,9 @@ asio::awaitable<void> Engine::run(std::uint64_t number) {
         if (entry->steps[i].name == job.step) row = i;
     }
     if (!row || job.version > entry->version) {
-        co_await park(std::move(job),
-                      fmt::format("this bpgd does not know how to resume {}@v{} at step \"{}\"",
-                                  job.operation, job.version, job.step));
+        std::string why = fmt::format("this bpgd does not know how to resume {}@v{} at step \"{}\"",
+                                      job.operation, job.version, job.step);
+        co_await park(std::move(job), std::move(why));
         co_return;
     }
     attempt.row = *row;

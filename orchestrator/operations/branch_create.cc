@@ -270,6 +270,7 @@ asio::awaitable<Progress> BranchCreate::start_instance(State& state) {
 
 asio::awaitable<void> BranchCreate::remove_instance(const State& state) {
     co_await instances_.remove(state.branch_id);
+    co_await instances_.remove_log(state.branch_id);
 }
 
 asio::awaitable<Progress> BranchCreate::await_ready(State& state) {

@@ -1,9 +1,6 @@
 #include "orchestrator/operations/branch_delete.h"
 
-#include <unistd.h>
-
 #include <algorithm>
-#include <cerrno>
 
 #include "orchestrator/base/error.h"
 
@@ -53,18 +50,10 @@ asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> br
 
 asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_ids) {
     const SecretStore& secrets = services_.secrets;
-    const std::filesystem::path logs = services_.settings.log_root;
-    co_await services_.pool.run([&] {
-        for (const std::string& id : branch_ids) {
-            secrets.remove_password(id);
-            for (const char* ending : {".log", ".log.1"}) {
-                const std::filesystem::path path = logs / (id + ending);
-                if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
-                    throw errno_error("remove " + path.string(), errno);
-                }
-            }
-        }
-    });
+    for (const std::string& id : branch_ids) {
+        co_await services_.pool.run([&secrets, &id] { secrets.remove_password(id); });
+        co_await instances_.remove_log(id);
+    }
 }
 
 void Destruction::forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const {

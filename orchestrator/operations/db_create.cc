@@ -72,6 +72,7 @@ asio::awaitable<Progress> DbCreate::start_instance(State& state) {
 
 asio::awaitable<void> DbCreate::remove_instance(const State& state) {
     co_await instances_.remove(state.branch_id);
+    co_await instances_.remove_log(state.branch_id);
 }
 
 asio::awaitable<Progress> DbCreate::await_ready(State& state) {

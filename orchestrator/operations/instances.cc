@@ -1,5 +1,9 @@
 #include "orchestrator/operations/instances.h"
 
+#include <unistd.h>
+
+#include <cerrno>
+
 #include "orchestrator/base/error.h"
 #include "orchestrator/base/signal.h"
 
@@ -122,6 +126,18 @@ asio::awaitable<void> Instances::remove(std::string branch_id) {
     co_await services_.runtime.stop(instance, runtime::StopMode::kImmediate,
                                     services_.settings.stop_timeout);
     co_await services_.runtime.remove(instance);
+}
+
+asio::awaitable<void> Instances::remove_log(std::string branch_id) {
+    const std::filesystem::path logs = services_.settings.log_root;
+    co_await services_.pool.run([&logs, &branch_id] {
+        for (const char* ending : {".log", ".log.1"}) {
+            const std::filesystem::path path = logs / (branch_id + ending);
+            if (::unlink(path.c_str()) != 0 && errno != ENOENT) {
+                throw errno_error("remove " + path.string(), errno);
+            }
+        }
+    });
 }
 
 }  // namespace bpg::operations

@@ -29,6 +29,8 @@ class Instances {
     asio::awaitable<void> stop(std::string branch_id, runtime::StopMode mode);
     /// Stops at once and removes what is left of the instance; for undo and delete.
     asio::awaitable<void> remove(std::string branch_id);
+    /// Removes the instance's log; for branches that go. Success when there is none.
+    asio::awaitable<void> remove_log(std::string branch_id);
 
   private:
     const catalog::Branch& branch(const std::string& id) const;
