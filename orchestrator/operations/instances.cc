@@ -49,6 +49,7 @@ asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) 
     config.owner = services_.runtime.instance_user();
     config.settings = services_.settings.postgres_config;
     config.open = open;
+    config.listen = services_.settings.listen;
     co_await services_.data_directories.write_owned_config(config);
 }
 
