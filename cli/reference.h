@@ -16,9 +16,9 @@ struct BranchRef {
     bool operator==(const BranchRef&) const = default;
 };
 
-/// Throws Failure (exit 2) `usage` unless the text is DB/BR with two valid names.
+/// Throws (exit 2) Failure `usage` unless the text is DB/BR, Error `name_invalid` for its parts.
 BranchRef parse_branch_ref(std::string_view text);
-/// Throws Failure (exit 2) unless it is a valid name.
+/// Throws (exit 2) Error `name_invalid` unless it is a valid name.
 std::string parse_database_name(std::string_view text);
 
 /// The nearest of `candidates` to what was typed, when it is near enough to be meant; else empty.

@@ -38,8 +38,8 @@ TEST(BranchRef, RefusesEveryOtherShapeWithExitCode2) {
         try {
             parse_branch_ref(text);
             ADD_FAILURE() << text << " was accepted";
-        } catch (const Failure& failure) {
-            EXPECT_EQ(failure.exit(), ExitCode::kUsage) << text;
+        } catch (const Error& error) {
+            EXPECT_EQ(http::exit_code(error.kind()), ExitCode::kUsage) << text;
         }
     }
 }
