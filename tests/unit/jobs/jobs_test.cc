@@ -1,0 +1,99 @@
+// Promises of the queue's parts: records survive a round trip, back-off stays within its bounds,
+// and the store refuses what it must not open.
+#include <gtest/gtest.h>
+
+#include <boost/asio/io_context.hpp>
+
+#include "jobs/backoff.h"
+#include "jobs/crashpoint.h"
+#include "jobs/job.h"
+#include "jobs/store.h"
+#include "metrics/instruments.h"
+#include "orchestrator/base/files.h"
+#include "orchestrator/base/id.h"
+
+namespace bpg::jobs {
+namespace {
+
+TEST(Backoff, GrowsToAMinuteAndNeverBelowFiftyMilliseconds) {
+    EXPECT_EQ(backoff(1, 0.0), std::chrono::milliseconds(50));
+    EXPECT_EQ(backoff(1, 0.999).count(), 499);
+    EXPECT_EQ(backoff(3, 0.5), std::chrono::milliseconds(1000));
+    EXPECT_LE(backoff(1000, 0.999), std::chrono::milliseconds(60'000));
+    EXPECT_GE(backoff(1000, 0.999), std::chrono::milliseconds(59'000));
+}
+
+TEST(JobRecord, SurvivesARoundTrip) {
+    Job job;
+    job.id = new_id();
+    job.number = 7;
+    job.operation = "branch-create";
+    job.target = "prod/dev";
+    job.state = JobState::kUndoing;
+    job.direction = Direction::kRewind;
+    job.rewind_to = "take_snapshot";
+    job.created_at = SystemClock().now();
+    job.step = "await_ready";
+    job.steps = {{"await_ready", "answer a query", "running", job.created_at, 1.5}};
+    job.error = ErrorInfo{ErrorKind::kConflict, "busy", "it is busy", "why", "fix"};
+    job.locks = {{"branch/x", true, "prod/dev"}};
+    job.last_seq = 12;
+    EXPECT_EQ(to_record(from_record(to_record(job))), to_record(job));
+}
+
+TEST(JobState, NamesAreReadBackAndStrangersAreNot) {
+    for (const JobState state : {JobState::kQueued, JobState::kWaiting, JobState::kRetrying,
+                                 JobState::kCancelled, JobState::kStuck}) {
+        EXPECT_EQ(job_state_from_string(to_string(state)), state);
+    }
+    EXPECT_FALSE(job_state_from_string("done"));
+}
+
+TEST(BigEndian, SortsAsTheNumbersDo) {
+    EXPECT_LT(big_endian(255), big_endian(256));
+    EXPECT_EQ(from_big_endian(big_endian(0x0102030405060708ULL)), 0x0102030405060708ULL);
+}
+
+TEST(CrashPoints, RefuseAPointWithAWrongCount) {
+    CrashPoints points;
+    EXPECT_THROW(points.arm_crash("a.b.before_run:0"), Error);
+    EXPECT_THROW(points.arm_crash("a.b.before_run:x"), Error);
+}
+
+class StoreTest : public ::testing::Test {
+  protected:
+    void SetUp() override { std::filesystem::create_directories(directory_); }
+    void TearDown() override { remove_tree(directory_); }
+    std::string code_of_opening() {
+        try {
+            const Store store(directory_, loop_.get_executor(), metrics_);
+            return "opened";
+        } catch (const Error& error) {
+            return error.code();
+        }
+    }
+    const std::filesystem::path directory_ =
+        std::filesystem::temp_directory_path() / ("bpg-store-" + new_id());
+    boost::asio::io_context loop_;
+    metrics::Instruments metrics_;
+};
+
+TEST_F(StoreTest, NeverMakesAnEmptyStoreByItself) {
+    EXPECT_EQ(code_of_opening(), "store_missing");
+    EXPECT_TRUE(std::filesystem::is_empty(directory_));
+}
+
+TEST_F(StoreTest, OpensWhatCreateMadeAndRefusesToMakeItTwice) {
+    Store::create(directory_);
+    EXPECT_EQ(code_of_opening(), "opened");
+    EXPECT_THROW(Store::create(directory_), Error);
+}
+
+TEST_F(StoreTest, IsOpenedByOneAtATime) {
+    Store::create(directory_);
+    const Store first(directory_, loop_.get_executor(), metrics_);
+    EXPECT_EQ(code_of_opening(), "store_in_use");
+}
+
+}  // namespace
+}  // namespace bpg::jobs
