@@ -71,6 +71,18 @@ std::unique_ptr<storage::Storage> open_storage(const config::Config& config, Blo
     return std::make_unique<storage::CopyStorage>(root, pool, pool_id);
 }
 
+std::unique_ptr<runtime::Runtime> open_runtime(const config::Config& config, BlockingPool& pool,
+                                               asio::any_io_executor executor) {
+    const runtime::ProcessSettings settings{config.runtime.process.bin_dir,
+                                            config.runtime.process.user};
+    return std::make_unique<runtime::ProcessRuntime>(settings, pool, std::move(executor));
+}
+
+/// What a database runs when its user chose nothing.
+runtime::EngineRequest default_engine(const config::Config& config) {
+    return {config.postgres.version, ""};
+}
+
 operations::Settings operation_settings(const config::Config& config) {
     operations::Settings settings;
     settings.listen = config.network.listen;
@@ -113,7 +125,7 @@ class Daemon {
     SecretStore secrets_;
     std::unique_ptr<storage::Storage> storage_;
     std::unique_ptr<storage::Storage> measured_storage_;
-    runtime::ProcessRuntime runtime_;
+    std::unique_ptr<runtime::Runtime> runtime_;
     postgres::PqxxPostgres postgres_{pool_};
     postgres::LocalDataDirectories data_directories_{pool_};
     catalog::Catalog catalog_;
@@ -142,11 +154,10 @@ Daemon::Daemon(const config::Config& config, const DaemonOptions& options)
       secrets_(config.secrets_dir()),
       storage_(open_storage(config, pool_)),
       measured_storage_(open_storage(config, background_pool_)),
-      runtime_({config.runtime.process.bin_dir, config.runtime.process.user}, pool_,
-               loop_.get_executor()),
+      runtime_(open_runtime(config, pool_, loop_.get_executor())),
       services_{catalog_,
                 *storage_,
-                runtime_,
+                *runtime_,
                 postgres_,
                 data_directories_,
                 secrets_,
@@ -165,7 +176,7 @@ Daemon::Daemon(const config::Config& config, const DaemonOptions& options)
       requests_(services_, queue_,
                 {config.network.ports.first, config.network.ports.last,
                  [listen = config.network.listen](int port) { return port_is_free(port, listen); }},
-                config.postgres.version),
+                default_engine(config)),
       supervisor_(loop_.get_executor(), services_, queue_, requests_, store_),
       api_(api_services()),
       api_server_(loop_.get_executor(), api_router_, {}),
@@ -216,7 +227,7 @@ nlohmann::json Daemon::storage_json() const {
 }
 
 nlohmann::json Daemon::runtime_json() const {
-    return {{"driver", std::string(runtime_.driver())},
+    return {{"driver", std::string(runtime_->driver())},
             {"version", config_.postgres.version},
             {"isolation", "none: all branches run as one system user"}};
 }
@@ -268,7 +279,7 @@ asio::awaitable<void> Daemon::main() {
     ready_ = true;
     log::info("bpgd is ready", {{"version", BPG_VERSION},
                                 {"storage", std::string(storage_->driver())},
-                                {"runtime", std::string(runtime_.driver())},
+                                {"runtime", std::string(runtime_->driver())},
                                 {"open_jobs", std::to_string(queue_.open_jobs().size())}});
     spawn(runner_.run(), "runner");
     spawn(supervisor_.run(), "supervisor");

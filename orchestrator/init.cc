@@ -24,10 +24,11 @@ std::string resolve_version(const config::Config& config) {
                                     pool, loop.get_executor());
     std::string version;
     std::exception_ptr failure;
-    asio::co_spawn(loop, runtime.resolve(config.postgres.version),
-                   [&](std::exception_ptr error, std::string found) {
+    runtime::EngineRequest wanted{config.postgres.version, ""};
+    asio::co_spawn(loop, runtime.find_engine(wanted),
+                   [&](std::exception_ptr error, const runtime::Engine& found) {
                        failure = std::move(error);
-                       version = std::move(found);
+                       version = found.version;
                    });
     loop.run();
     if (failure) std::rethrow_exception(failure);

@@ -37,6 +37,8 @@ class UniqueFd {
 struct FileOwner {
     uid_t uid = 0;
     gid_t gid = 0;
+
+    bool operator==(const FileOwner&) const = default;
 };
 
 /// Opens `relative` below directory `root` with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS. Returns an

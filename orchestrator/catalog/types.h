@@ -31,8 +31,13 @@ inline constexpr std::string_view kMain = "main";
 struct Database {
     std::string id;
     std::string name;
-    std::string image;       ///< docker runtime; empty with native processes
-    std::string pg_version;  ///< "15.20", what every branch of it runs
+    // What every branch of it runs; runtime::Engine says what each member is.
+    std::string pg_version;
+    std::string image;
+    std::string image_id;
+    std::string image_digest;
+    std::uint32_t owner_uid = 0;  ///< of its data directories
+    std::uint32_t owner_gid = 0;
     WallTime created_at{};
 };
 
@@ -105,7 +110,8 @@ struct Usage {
     WallTime measured_at{};
 };
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Database, id, name, image, pg_version, created_at)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Database, id, name, pg_version, image, image_id,
+                                                image_digest, owner_uid, owner_gid, created_at)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(CreatedFrom, snapshot, mode, lsn, at)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Branch, id, database_id, name, parent_id, state,
                                                 should_run, host, port, volume, storage_driver,

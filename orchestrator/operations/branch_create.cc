@@ -88,7 +88,7 @@ postgres::CloneSpec BranchCreate::clone_spec(const State& state,
     postgres::CloneSpec spec;
     spec.volume = std::move(volume);
     spec.incarnation_id = branch(state).incarnation_id;
-    spec.owner = services_.runtime.instance_user();
+    spec.owner = instances_.owner(branch(state));
     spec.new_timeline = state.new_timeline;
     return spec;
 }
@@ -102,6 +102,7 @@ asio::awaitable<bool> BranchCreate::parent_runs(const State& state) {
 // --- take_snapshot -------------------------------------------------------------------------------
 
 asio::awaitable<Progress> BranchCreate::take_snapshot(State& state) {
+    co_await instances_.prepare_engine(state.branch_id);
     if (!services_.storage.atomic())
         co_return Done{};  // clone_volume copies from the parent itself
     const storage::SnapshotRef snapshot = snapshot_ref(state);

@@ -15,12 +15,36 @@ asio::awaitable<void> Destruction::remove_instances(std::vector<std::string> bra
 }
 
 asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> branch_ids) {
-    for (const std::string& id : branch_ids) {
+    const std::vector<std::string> ordered = children_first(branch_ids);
+    const std::vector<catalog::Snapshot> doomed = snapshots_of(branch_ids);
+    for (const std::string& id : ordered) {
         const catalog::Branch* branch = services_.catalog.branch_by_id(id);
         if (branch == nullptr) continue;
         const std::string volume = branch->volume;
+        for (const catalog::Snapshot& snapshot : doomed) {
+            if (snapshot.branch_id != id) continue;
+            const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
+            co_await services_.storage.destroy_snapshot(ref);
+        }
         co_await services_.storage.destroy_volume(volume, id);
     }
+}
+
+std::vector<std::string> Destruction::children_first(std::vector<std::string> branch_ids) const {
+    const auto depth = [this](const std::string& id) {
+        int steps = 0;
+        const catalog::Branch* branch = services_.catalog.branch_by_id(id);
+        while (branch != nullptr && !branch->parent_id.empty()) {
+            ++steps;
+            branch = services_.catalog.branch_by_id(branch->parent_id);
+        }
+        return steps;
+    };
+    std::sort(branch_ids.begin(), branch_ids.end(),
+              [&depth](const std::string& one, const std::string& other) {
+                  return depth(one) > depth(other);
+              });
+    return branch_ids;
 }
 
 std::vector<catalog::Snapshot> Destruction::snapshots_of(

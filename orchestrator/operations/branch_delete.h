@@ -20,8 +20,10 @@ class Destruction {
         : services_(services), context_(context), instances_(services) {}
 
     asio::awaitable<void> remove_instances(std::vector<std::string> branch_ids);
+    /// Children before their parents, each with its own snapshots first: on ZFS a volume cannot go
+    /// before its snapshots, nor a snapshot before what was cloned from it.
     asio::awaitable<void> destroy_volumes(std::vector<std::string> branch_ids);
-    /// Snapshots of the branches, and the snapshots they were cut from when nobody else needs them.
+    /// What is left: the snapshots the branches were cut from, when nobody else needs them.
     asio::awaitable<void> destroy_snapshots(std::vector<std::string> branch_ids);
     /// Passwords and logs.
     asio::awaitable<void> remove_files(std::vector<std::string> branch_ids);
@@ -30,6 +32,7 @@ class Destruction {
                       jobs::Batch& batch) const;
 
   private:
+    std::vector<std::string> children_first(std::vector<std::string> branch_ids) const;
     std::vector<catalog::Snapshot> snapshots_of(const std::vector<std::string>& branch_ids) const;
 
     Services& services_;

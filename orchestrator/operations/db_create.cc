@@ -12,10 +12,12 @@ std::span<const jobs::Step<DbCreate>> DbCreate::steps() {
     using jobs::nothing_to_record;
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<DbCreate> kSteps[] = {
+        {"prepare_engine", "find the PostgreSQL it will run", &DbCreate::prepare_engine,
+         nothing_to_undo, &DbCreate::record_engine},
         {"create_volume", "make an empty volume", &DbCreate::create_volume,
          &DbCreate::destroy_volume, nothing_to_record},
         {"init_data_directory", "initialise the data directory", &DbCreate::init_data_directory,
-         nothing_to_undo, nothing_to_record},
+         &DbCreate::abandon_init, nothing_to_record},
         {"start_instance", "start PostgreSQL", &DbCreate::start_instance,
          &DbCreate::remove_instance, nothing_to_record},
         {"await_ready", "answer a query", &DbCreate::await_ready, nothing_to_undo,
@@ -40,6 +42,21 @@ storage::Identity DbCreate::identity(const State& state) const {
     return {place.id, services_.catalog.ref_of(place), place.incarnation_id, context_.job_id()};
 }
 
+asio::awaitable<Progress> DbCreate::prepare_engine(State& state) {
+    const runtime::EngineRequest wanted{state.pg_version, state.image};
+    const runtime::Engine found = co_await services_.runtime.find_engine(wanted);
+    // No step may say how far it is yet; a pull shows in the step's time.
+    const runtime::FetchReport silent = [](std::uint64_t, std::uint64_t) {};
+    engine_ = co_await services_.runtime.prepare_engine(found, silent);
+    co_return Done{};
+}
+
+void DbCreate::record_engine(const State& state, jobs::Batch& batch) const {
+    catalog::Database record = *services_.catalog.database_by_id(state.database_id);
+    set_engine(record, *engine_);
+    services_.catalog.put(record, batch);
+}
+
 asio::awaitable<Progress> DbCreate::create_volume(State& state) {
     const storage::Identity mine = identity(state);
     co_await services_.storage.create_volume(branch(state).volume, mine);
@@ -53,14 +70,17 @@ asio::awaitable<void> DbCreate::destroy_volume(const State& state) {
 
 asio::awaitable<Progress> DbCreate::init_data_directory(State& state) {
     runtime::InitSpec init;
-    init.version = services_.catalog.database_by_id(state.database_id)->pg_version;
+    init.branch_id = state.branch_id;
+    init.name = branch(state).volume;
+    init.engine = instances_.engine(branch(state));
+    init.volume = services_.storage.volume_path(branch(state).volume);
     init.data_directory = instances_.data_directory(branch(state));
     init.locale = services_.settings.locale;
     co_await services_.runtime.init_data_directory(init);
     postgres::CloneSpec mark;
     mark.volume = services_.storage.volume_path(branch(state).volume);
     mark.incarnation_id = branch(state).incarnation_id;
-    mark.owner = services_.runtime.instance_user();
+    mark.owner = init.engine.user;
     co_await services_.data_directories.mark_prepared(mark);
     co_return Done{};
 }
@@ -68,6 +88,11 @@ asio::awaitable<Progress> DbCreate::init_data_directory(State& state) {
 asio::awaitable<Progress> DbCreate::start_instance(State& state) {
     co_await instances_.start(state.branch_id, /*open=*/false);
     co_return Done{};
+}
+
+/// What makes a data directory may still be at work in it after bpgd was killed.
+asio::awaitable<void> DbCreate::abandon_init(const State& state) {
+    co_await instances_.remove(state.branch_id);
 }
 
 asio::awaitable<void> DbCreate::remove_instance(const State& state) {

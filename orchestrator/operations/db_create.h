@@ -1,5 +1,5 @@
-// db-create: a new database with its first branch, main: an empty volume, initdb, a running
-// instance with its own password, and on atomic drivers a first snapshot.
+// db-create: a new database with its first branch, main: the PostgreSQL it runs, an empty volume,
+// initdb, a running instance with its own password, and on atomic drivers a first snapshot.
 #pragma once
 
 #include <optional>
@@ -20,6 +20,8 @@ class DbCreate {
         std::string database_id;
         std::string branch_id;
         std::string snapshot_id;
+        std::string pg_version;  ///< as asked for
+        std::string image;
         std::uint32_t timeline = 0;
         std::string system_identifier;
     };
@@ -32,6 +34,7 @@ class DbCreate {
     nlohmann::json result(const State& state) const;
 
   private:
+    asio::awaitable<jobs::Progress> prepare_engine(State& state);
     asio::awaitable<jobs::Progress> create_volume(State& state);
     asio::awaitable<jobs::Progress> init_data_directory(State& state);
     asio::awaitable<jobs::Progress> start_instance(State& state);
@@ -41,10 +44,12 @@ class DbCreate {
     asio::awaitable<jobs::Progress> publish(State& state);
 
     asio::awaitable<void> destroy_volume(const State& state);
+    asio::awaitable<void> abandon_init(const State& state);
     asio::awaitable<void> remove_instance(const State& state);
     asio::awaitable<void> forget_password(const State& state);
     asio::awaitable<void> destroy_snapshot(const State& state);
 
+    void record_engine(const State& state, jobs::Batch& batch) const;
     void record_snapshot(const State& state, jobs::Batch& batch) const;
     void record_database(const State& state, jobs::Batch& batch) const;
     const catalog::Branch& branch(const State& state) const;
@@ -53,10 +58,12 @@ class DbCreate {
     Services& services_;
     jobs::JobContext& context_;
     Instances instances_;
+    std::optional<runtime::Engine> engine_;
     std::optional<catalog::Snapshot> snapshot_;
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DbCreate::State, database_id, branch_id,
-                                                snapshot_id, timeline, system_identifier)
+                                                snapshot_id, pg_version, image, timeline,
+                                                system_identifier)
 
 }  // namespace bpg::operations

@@ -21,6 +21,23 @@ asio::awaitable<bool> is_running(runtime::Runtime& runtime, runtime::InstanceRef
 
 }  // namespace
 
+runtime::Engine engine_of(const catalog::Database& database) {
+    return {database.pg_version,
+            database.image,
+            database.image_id,
+            database.image_digest,
+            {database.owner_uid, database.owner_gid}};
+}
+
+void set_engine(catalog::Database& database, const runtime::Engine& engine) {
+    database.pg_version = engine.version;
+    database.image = engine.image;
+    database.image_id = engine.image_id;
+    database.image_digest = engine.digest;
+    database.owner_uid = engine.user.uid;
+    database.owner_gid = engine.user.gid;
+}
+
 const catalog::Branch& Instances::branch(const std::string& id) const {
     if (const auto* found = services_.catalog.branch_by_id(id)) return *found;
     throw Error(ErrorKind::kNotFound, "branch_gone", "the branch of this job is gone", "id " + id);
@@ -34,9 +51,22 @@ std::filesystem::path Instances::log_path(const catalog::Branch& branch) const {
     return services_.settings.log_root / (branch.id + ".log");
 }
 
+runtime::Engine Instances::engine(const catalog::Branch& branch) const {
+    if (const auto* database = services_.catalog.database_by_id(branch.database_id)) {
+        return engine_of(*database);
+    }
+    throw Error(ErrorKind::kInternal, "database_gone", "the database of this branch is gone");
+}
+
 runtime::InstanceRef Instances::ref(const catalog::Branch& branch) const {
     return {branch.id, branch.volume, data_directory(branch),
-            services_.settings.socket_root / branch.id};
+            services_.settings.socket_root / branch.id, log_path(branch)};
+}
+
+asio::awaitable<void> Instances::prepare_engine(std::string branch_id) {
+    const runtime::Engine wanted = engine(branch(branch_id));
+    const runtime::FetchReport silent = [](std::uint64_t, std::uint64_t) {};
+    co_await services_.runtime.prepare_engine(wanted, silent);
 }
 
 postgres::Endpoint Instances::endpoint(const catalog::Branch& branch) const {
@@ -46,34 +76,38 @@ postgres::Endpoint Instances::endpoint(const catalog::Branch& branch) const {
 asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) {
     postgres::OwnedConfig config;
     config.volume = services_.storage.volume_path(branch(branch_id).volume);
-    config.owner = services_.runtime.instance_user();
+    config.owner = owner(branch(branch_id));
     config.settings = services_.settings.postgres_config;
     config.open = open;
     config.listen = services_.settings.listen;
+    config.published = services_.runtime.reach(config.listen).published;
     co_await services_.data_directories.write_owned_config(config);
 }
 
 asio::awaitable<void> Instances::start(std::string branch_id, bool open) {
     co_await write_config(branch_id, open);
     const catalog::Branch& place = branch(branch_id);
-    const auto* database = services_.catalog.database_by_id(place.database_id);
     runtime::InstanceSpec spec;
     spec.branch_id = place.id;
     spec.name = place.volume;
-    spec.version = database == nullptr ? "" : database->pg_version;
+    spec.ref = services_.catalog.ref_of(place);
+    spec.engine = engine(place);
+    spec.volume = services_.storage.volume_path(place.volume);
     spec.data_directory = data_directory(place);
     spec.socket_directory = services_.settings.socket_root / place.id;
     spec.log_path = log_path(place);
-    spec.settings =
-        postgres::owned_settings(services_.storage.volume_path(place.volume), endpoint(place),
-                                 services_.settings.listen, place.volume, major_of(spec.version));
+    spec.listen = services_.settings.listen;
+    spec.port = place.port;
+    spec.may_reach_out = place.name == catalog::kMain;
+    const runtime::Reach reach = services_.runtime.reach(spec.listen);
+    spec.settings = postgres::owned_settings(spec.volume, endpoint(place), reach.listen_addresses,
+                                             place.volume, major_of(spec.engine.version));
     co_await services_.runtime.start(spec);
 }
 
 asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_id) {
     const catalog::Branch& place = branch(branch_id);
     const runtime::InstanceRef instance = ref(place);
-    const std::filesystem::path log = log_path(place);
     runtime::Runtime& runtime = services_.runtime;
     const auto alive = [&runtime, instance] { return is_running(runtime, instance); };
     std::optional<Error> failure;
@@ -85,10 +119,10 @@ asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_
         failure = error;
     }
     if (failure->code() != "postgres_refused") throw *failure;
-    const std::string tail = co_await runtime.log_tail(log, 50);
+    const std::string tail = co_await runtime.log_tail(instance, 50);
     throw Error(ErrorKind::kInternal, "postgres_refused", "PostgreSQL ended while it was starting",
                 tail.empty() ? failure->info().detail : tail,
-                "the lines above are the end of its log, " + log.string());
+                "the lines above are the end of its log");
 }
 
 asio::awaitable<void> Instances::open_to_users(std::string branch_id) {
@@ -119,7 +153,9 @@ asio::awaitable<void> Instances::open_to_users(std::string branch_id) {
 }
 
 asio::awaitable<void> Instances::stop(std::string branch_id, runtime::StopMode mode) {
-    co_await services_.runtime.stop(ref(branch(branch_id)), mode, services_.settings.stop_timeout);
+    const runtime::InstanceRef instance = ref(branch(branch_id));
+    co_await services_.runtime.stop(instance, mode, services_.settings.stop_timeout);
+    co_await services_.runtime.remove(instance);
 }
 
 asio::awaitable<void> Instances::remove(std::string branch_id) {

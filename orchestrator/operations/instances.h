@@ -8,16 +8,25 @@
 
 namespace bpg::operations {
 
+/// As the catalog keeps it, and back.
+runtime::Engine engine_of(const catalog::Database& database);
+void set_engine(catalog::Database& database, const runtime::Engine& engine);
+
 /// Loop thread only. The branch must be in the catalog.
 class Instances {
   public:
     explicit Instances(Services& services) : services_(services) {}
 
+    /// What the branches of a database run.
+    runtime::Engine engine(const catalog::Branch& branch) const;
+    FileOwner owner(const catalog::Branch& branch) const { return engine(branch).user; }
     runtime::InstanceRef ref(const catalog::Branch& branch) const;
     postgres::Endpoint endpoint(const catalog::Branch& branch) const;
     std::filesystem::path data_directory(const catalog::Branch& branch) const;
     std::filesystem::path log_path(const catalog::Branch& branch) const;
 
+    /// Makes sure that the branch's PostgreSQL can be run here, before anything is made for it.
+    asio::awaitable<void> prepare_engine(std::string branch_id);
     /// Writes the files bpgd owns and starts PostgreSQL. `open`: users may connect from the first
     /// moment (false until the branch has its own password).
     asio::awaitable<void> start(std::string branch_id, bool open);
@@ -26,8 +35,9 @@ class Instances {
     /// Gives the superuser the branch's own password (SCRAM verifier only), lets users in, and logs
     /// in as one: what `bpg url` prints works when this returns.
     asio::awaitable<void> open_to_users(std::string branch_id);
+    /// Stops it and removes what is left of the instance: a stopped branch has no container.
     asio::awaitable<void> stop(std::string branch_id, runtime::StopMode mode);
-    /// Stops at once and removes what is left of the instance; for undo and delete.
+    /// The same at once, whatever state it is in; for undo and delete.
     asio::awaitable<void> remove(std::string branch_id);
     /// Removes the instance's log; for branches that go. Success when there is none.
     asio::awaitable<void> remove_log(std::string branch_id);

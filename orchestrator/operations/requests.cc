@@ -78,17 +78,23 @@ asio::awaitable<int> Requests::choose_port() {
 
 asio::awaitable<jobs::Job> Requests::db_create(DbCreateRequest request, RequestKey key) {
     check_name("database", request.name);
-    const nlohmann::json params{{"name", request.name}, {"pg_version", request.pg_version}};
+    const nlohmann::json params{
+        {"name", request.name}, {"pg_version", request.pg_version}, {"image", request.image}};
     const auto open = co_await attach("db-create", request.name, params);
     if (open) co_return *open;
     refuse(services_.catalog.can_create_database(request.name));
-    const std::string wanted = request.pg_version.empty() ? default_version_ : request.pg_version;
-    const std::string version = co_await services_.runtime.resolve(wanted);
+    runtime::EngineRequest wanted{request.pg_version, request.image};
+    if (wanted.version.empty() && wanted.image.empty()) wanted = default_engine_;
+    const runtime::Engine found = co_await services_.runtime.find_engine(wanted);
     const int port = co_await choose_port();
     // Both waited; another request may have taken the name meanwhile.
     refuse(services_.catalog.can_create_database(request.name));
 
-    Database database{new_id(), request.name, "", version, services_.clock.now()};
+    Database database;
+    database.id = new_id();
+    database.name = request.name;
+    database.created_at = services_.clock.now();
+    set_engine(database, found);
     Branch main;
     main.id = new_id();
     main.database_id = database.id;
@@ -99,7 +105,12 @@ asio::awaitable<jobs::Job> Requests::db_create(DbCreateRequest request, RequestK
     main.storage_driver = std::string(services_.storage.driver());
     main.incarnation_id = new_id();
     main.created_at = database.created_at;
-    const DbCreate::State state{database.id, main.id, new_id(), 0, ""};
+    DbCreate::State state;
+    state.database_id = database.id;
+    state.branch_id = main.id;
+    state.snapshot_id = new_id();
+    state.pg_version = wanted.version;
+    state.image = wanted.image;
     jobs::Submission job =
         submission(DbCreate::kName, database.name, params, state, std::move(key));
     main.last_job = job.job_id;

@@ -21,7 +21,8 @@ struct RequestKey {
 
 struct DbCreateRequest {
     std::string name;
-    std::string pg_version;  ///< "" is the configured default
+    std::string pg_version;  ///< "" is the configured default; processes only
+    std::string image;       ///< the same of containers
 };
 
 struct BranchCreateRequest {
@@ -40,11 +41,12 @@ struct PortPolicy {
 
 class Requests {
   public:
-    Requests(Services& services, jobs::Queue& queue, PortPolicy ports, std::string default_version)
+    Requests(Services& services, jobs::Queue& queue, PortPolicy ports,
+             runtime::EngineRequest default_engine)
         : services_(services),
           queue_(queue),
           ports_(std::move(ports)),
-          default_version_(std::move(default_version)) {}
+          default_engine_(std::move(default_engine)) {}
 
     asio::awaitable<jobs::Job> db_create(DbCreateRequest request, RequestKey key);
     asio::awaitable<jobs::Job> db_delete(std::string name, bool force, RequestKey key);
@@ -67,7 +69,7 @@ class Requests {
     Services& services_;
     jobs::Queue& queue_;
     PortPolicy ports_;
-    std::string default_version_;
+    runtime::EngineRequest default_engine_;
 };
 
 }  // namespace bpg::operations

@@ -50,6 +50,8 @@ struct OwnedConfig {
     std::map<std::string, std::string> settings;  ///< postgres.config; ALTER SYSTEM wins over it
     bool open = false;  ///< false: only our own unix socket; true: SCRAM over TCP too
     std::string listen = "127.0.0.1";  ///< network.listen; beyond loopback takes TLS only
+    /// The runtime publishes the port on `listen`, and clients appear to come from its gateway.
+    bool published = false;
 };
 
 class DataDirectories {

@@ -32,6 +32,11 @@ void prepare(const CloneSpec& spec) {
     write_mark(volume, spec.incarnation_id);
 }
 
+Clients clients_of(const OwnedConfig& config) {
+    if (!is_loopback(config.listen)) return Clients::kTls;
+    return config.published ? Clients::kPublished : Clients::kLoopback;
+}
+
 void write_config(const OwnedConfig& config) {
     const Tree volume(config.volume);
     const int major = read_major_version(data_of(volume));
@@ -42,8 +47,7 @@ void write_config(const OwnedConfig& config) {
     ensure_directory(conf, 0750, owner);
     const Tree files(conf);
     // The closing of the door comes before anything else could go wrong.
-    files.replace("pg_hba.conf", pg_hba_conf(config.open, !is_loopback(config.listen)), 0640,
-                  owner);
+    files.replace("pg_hba.conf", pg_hba_conf(config.open, clients_of(config)), 0640, owner);
     files.replace("pg_ident.conf", pg_ident_conf(), 0640, owner);
     files.replace("postgresql.conf", postgresql, 0640, owner);
 }

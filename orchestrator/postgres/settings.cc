@@ -192,7 +192,7 @@ std::string postgresql_conf(const std::filesystem::path& data,
     return text;
 }
 
-std::string pg_hba_conf(bool open, bool beyond_loopback) {
+std::string pg_hba_conf(bool open, Clients clients) {
     // The role is named, so that the map cannot be used for another; whoever else comes over the
     // socket is an OS user who must not get in by being that user.
     std::string text =
@@ -205,7 +205,8 @@ std::string pg_hba_conf(bool open, bool beyond_loopback) {
             "host all all 127.0.0.1/32 scram-sha-256\n"
             "host all all ::1/128 scram-sha-256\n";
         // Without TLS nobody gets in from outside, as the specification demands.
-        if (beyond_loopback) text += "hostssl all all all scram-sha-256\n";
+        if (clients == Clients::kTls) text += "hostssl all all all scram-sha-256\n";
+        if (clients == Clients::kPublished) text += "host all all all scram-sha-256\n";
     }
     text +=
         "host all all all reject\n"

@@ -29,7 +29,13 @@ std::string without_inherited_settings(std::string_view auto_conf);
 std::string postgresql_conf(const std::filesystem::path& data,
                             const std::map<std::string, std::string>& settings, int version_major);
 /// conf/pg_hba.conf.
-std::string pg_hba_conf(bool open, bool beyond_loopback);
+/// Where an instance's clients come from.
+enum class Clients {
+    kLoopback,   ///< this host, through the loopback interface
+    kTls,        ///< this host, and others with TLS
+    kPublished,  ///< wherever the runtime publishes the port; they appear to come from its gateway
+};
+std::string pg_hba_conf(bool open, Clients clients);
 /// conf/pg_ident.conf.
 std::string pg_ident_conf();
 

@@ -218,10 +218,28 @@ ProcessRuntime::ProcessRuntime(Settings settings, BlockingPool& pool,
 
 ProcessRuntime::~ProcessRuntime() = default;
 
-asio::awaitable<std::string> ProcessRuntime::resolve(const std::string& version) {
-    auto work = [installations = installations_, version] {
+asio::awaitable<std::string> ProcessRuntime::version() {
+    auto work = [installations = installations_] {
         const auto found = installations->find();
-        if (const Installation* chosen = choose(found, version)) return chosen->version;
+        const Installation* newest = choose(found, "");
+        return newest == nullptr ? std::string() : newest->version;
+    };
+    co_return co_await pool_.run(std::move(work));
+}
+
+asio::awaitable<Engine> ProcessRuntime::find_engine(EngineRequest request) {
+    if (!request.image.empty()) {
+        throw Error(ErrorKind::kInvalid, "image_unsupported", "an image cannot be chosen",
+                    "this runtime runs native PostgreSQL", "choose with --pg-version instead");
+    }
+    auto work = [installations = installations_, version = request.version, user = user_] {
+        const auto found = installations->find();
+        if (const Installation* chosen = choose(found, version)) {
+            Engine engine;
+            engine.version = chosen->version;
+            engine.user = user;
+            return engine;
+        }
         std::string list;
         for (const auto& one : found)
             list += (list.empty() ? "" : ", ") + one.version;
@@ -233,6 +251,11 @@ asio::awaitable<std::string> ProcessRuntime::resolve(const std::string& version)
             "install it, or set runtime.process.bin_dir");
     };
     co_return co_await pool_.run(std::move(work));
+}
+
+asio::awaitable<Engine> ProcessRuntime::prepare_engine(Engine engine, FetchReport) {
+    co_await bin_dir_for(engine.version);
+    co_return engine;
 }
 
 asio::awaitable<std::filesystem::path> ProcessRuntime::bin_dir_for(std::string version) {
@@ -248,7 +271,7 @@ asio::awaitable<std::filesystem::path> ProcessRuntime::bin_dir_for(std::string v
 }
 
 asio::awaitable<void> ProcessRuntime::init_data_directory(const InitSpec& spec) {
-    const auto bin_dir = co_await bin_dir_for(spec.version);
+    const auto bin_dir = co_await bin_dir_for(spec.engine.version);
     auto work = [bin_dir, spec, user = user_] {
         if (!is_finished_cluster(spec.data_directory)) {
             const auto users = processes_in(spec.data_directory);
@@ -264,7 +287,7 @@ asio::awaitable<void> ProcessRuntime::start(const InstanceSpec& spec) {
     const Key key{spec.branch_id, spec.data_directory};
     const Identity running = co_await find(key);
     if (running.pid != 0) co_return;
-    const auto bin_dir = co_await bin_dir_for(spec.version);
+    const auto bin_dir = co_await bin_dir_for(spec.engine.version);
     co_await wait_for_free_directory(spec.data_directory);
     auto work = [spec, bin_dir, user = user_] {
         const pid_t pid = spawn(spec, bin_dir, user);
@@ -396,9 +419,9 @@ asio::awaitable<void> ProcessRuntime::wait_until_gone(const InstanceRef& instanc
     forget(key, process.pid);
 }
 
-asio::awaitable<std::string> ProcessRuntime::log_tail(const std::filesystem::path& log_path,
+asio::awaitable<std::string> ProcessRuntime::log_tail(const InstanceRef& instance,
                                                       std::size_t lines) {
-    auto work = [log_path, lines] { return read_log_tail(log_path, lines); };
+    auto work = [log_path = instance.log_path, lines] { return read_log_tail(log_path, lines); };
     co_return co_await pool_.run(std::move(work));
 }
 

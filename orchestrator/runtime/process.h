@@ -38,8 +38,10 @@ class ProcessRuntime final : public Runtime {
     ~ProcessRuntime() override;
 
     std::string_view driver() const override { return "process"; }
-    FileOwner instance_user() const override { return user_; }
-    asio::awaitable<std::string> resolve(const std::string& version) override;
+    asio::awaitable<std::string> version() override;
+    asio::awaitable<Engine> find_engine(EngineRequest request) override;
+    asio::awaitable<Engine> prepare_engine(Engine engine, FetchReport report) override;
+    Reach reach(const std::string& listen) const override { return {listen, false}; }
     asio::awaitable<void> init_data_directory(const InitSpec& spec) override;
     asio::awaitable<void> start(const InstanceSpec& spec) override;
     asio::awaitable<void> stop(const InstanceRef& instance, StopMode mode,
@@ -48,8 +50,7 @@ class ProcessRuntime final : public Runtime {
     asio::awaitable<void> reload(const InstanceRef& instance) override;
     asio::awaitable<InstanceStatus> inspect(const InstanceRef& instance) override;
     asio::awaitable<void> wait_until_gone(const InstanceRef& instance) override;
-    asio::awaitable<std::string> log_tail(const std::filesystem::path& log_path,
-                                          std::size_t lines) override;
+    asio::awaitable<std::string> log_tail(const InstanceRef& instance, std::size_t lines) override;
 
   private:
     /// A process that cannot be mistaken for a later one with its pid.

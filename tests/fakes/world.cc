@@ -57,6 +57,7 @@ class FakeStorage final : public storage::Storage {
         if (source == world_.snapshots.end()) throw no_such("snapshot " + snapshot.id);
         FakeVolume made = source->second;
         made.identity = identity;
+        made.origin = source->first;
         world_.volumes[volume] = made;
     }
     asio::awaitable<std::filesystem::path> begin_copy(const std::string& source,
@@ -99,9 +100,18 @@ class FakeStorage final : public storage::Storage {
         for (const auto& [branch, on] : world_.running) {
             world_.expect(on != volume, "a volume was destroyed under a running server");
         }
+        // As ZFS does; btrfs would let it go.
+        for (const auto& [key, frozen] : world_.snapshots) {
+            if (key.first != volume) continue;
+            throw Error(ErrorKind::kConflict, "volume_has_snapshots", "snapshots hang on it");
+        }
         world_.volumes.erase(found);
     }
     asio::awaitable<void> destroy_snapshot(const storage::SnapshotRef& snapshot) override {
+        for (const auto& [name, volume] : world_.volumes) {
+            if (volume.origin != std::pair(snapshot.volume, snapshot.id)) continue;
+            throw Error(ErrorKind::kConflict, "snapshot_has_clones", name + " hangs on it");
+        }
         world_.snapshots.erase({snapshot.volume, snapshot.id});
         co_return;
     }
@@ -127,11 +137,20 @@ class FakeRuntime final : public runtime::Runtime {
   public:
     explicit FakeRuntime(World& world) : world_(world) {}
     std::string_view driver() const override { return "process"; }
-    FileOwner instance_user() const override { return {101, 104}; }
-    asio::awaitable<std::string> resolve(const std::string&) override {
-        co_return std::string("15.20");
+    asio::awaitable<std::string> version() override { co_return std::string("15.20"); }
+    asio::awaitable<runtime::Engine> find_engine(runtime::EngineRequest) override {
+        runtime::Engine engine;
+        engine.version = "15.20";
+        engine.user = {101, 104};
+        co_return engine;
     }
+    asio::awaitable<runtime::Engine> prepare_engine(runtime::Engine engine,
+                                                    runtime::FetchReport) override {
+        co_return engine;
+    }
+    runtime::Reach reach(const std::string& listen) const override { return {listen, false}; }
     asio::awaitable<void> init_data_directory(const runtime::InitSpec& spec) override {
+        world_.expect(spec.engine.user.uid != 0, "a cluster was made for an unknown user");
         world_.at(spec.data_directory).initialised = true;
         co_return;
     }
@@ -173,7 +192,7 @@ class FakeRuntime final : public runtime::Runtime {
         co_return runtime::InstanceStatus{running, running ? 4711 : 0};
     }
     asio::awaitable<void> wait_until_gone(const runtime::InstanceRef&) override { co_return; }
-    asio::awaitable<std::string> log_tail(const std::filesystem::path&, std::size_t) override {
+    asio::awaitable<std::string> log_tail(const runtime::InstanceRef&, std::size_t) override {
         co_return std::string();
     }
 
@@ -286,6 +305,7 @@ class FakeDataDirectories final : public postgres::DataDirectories {
         co_return;
     }
     asio::awaitable<void> write_owned_config(const postgres::OwnedConfig& config) override {
+        world_.expect(config.owner.uid != 0, "a config was written for an unknown user");
         FakeVolume& volume = world_.at(config.volume / "data");
         volume.has_config = true;
         volume.open = config.open;

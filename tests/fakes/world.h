@@ -26,6 +26,8 @@ struct FakeVolume {
     std::string password_of;  ///< branch id whose password the superuser has
     bool copied_while_running = false;
     bool has_label = false;
+    std::pair<std::string, std::string>
+        origin;  ///< (volume, id) of the snapshot it was cloned from
 };
 
 struct World {

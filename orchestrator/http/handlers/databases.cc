@@ -19,13 +19,9 @@ asio::awaitable<Response> create(ApiServices& api, Request request) {
     operations::DbCreateRequest wanted;
     wanted.name = fields.text("name");
     wanted.pg_version = fields.optional_text("pg_version").value_or("");
-    const bool has_image = fields.optional_text("image").has_value();
+    wanted.image = fields.optional_text("image").value_or("");
     const bool if_not_exists = fields.flag("if_not_exists");
     fields.finish();
-    if (has_image) {
-        throw Error(ErrorKind::kInvalid, "image_unsupported", "an image cannot be chosen",
-                    "this runtime runs native PostgreSQL", "choose with pg_version instead");
-    }
     check_name("database", wanted.name);
     if (if_not_exists) {
         const auto creation =

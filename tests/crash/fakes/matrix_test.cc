@@ -44,7 +44,7 @@ class Life {
                       crashed_ = true;
                       loop_->stop();
                   }),
-          requests_(services_, queue_, {7000, 7100, [](int) { return true; }}, "15") {
+          requests_(services_, queue_, {7000, 7100, [](int) { return true; }}, {"15", ""}) {
         operations::register_operations(registry_, services_);
         catalog_.load(store_);
         queue_.load();
@@ -129,7 +129,7 @@ class Life {
 using Submit = std::function<asio::awaitable<jobs::Job>(operations::Requests&)>;
 
 asio::awaitable<jobs::Job> create_database(operations::Requests& requests) {
-    return requests.db_create({"prod", ""}, {});
+    return requests.db_create({"prod", "", ""}, {});
 }
 asio::awaitable<jobs::Job> create_branch(operations::Requests& requests) {
     return requests.branch_create({"prod/dev", "prod/main", false}, {});

@@ -81,10 +81,11 @@ class Drivers {
         const char* chosen = std::getenv("BPG_TEST_BIN_DIR");
         return chosen == nullptr ? "" : chosen;
     }
-    /// The version under test: the newest of the chosen folder, else of the machine.
-    std::string version() {
+    /// The PostgreSQL under test: the newest of the chosen folder, else of the machine.
+    runtime::Engine engine() {
         const char* chosen = std::getenv("BPG_TEST_VERSION");
-        return run(runtime.resolve(chosen == nullptr ? "" : chosen));
+        runtime::EngineRequest wanted{chosen == nullptr ? "" : chosen, ""};
+        return run(runtime.find_engine(wanted));
     }
 
     asio::io_context io;
@@ -113,8 +114,13 @@ class Place {
         for (const char* name : {"v", "run", "log", "seed"})
             ensure_directory(base_ / name, 0711);
         Drivers drivers;
-        version_ = drivers.version();
-        const runtime::InitSpec spec{version_, base_ / "seed/data", "C.UTF-8"};
+        engine_ = drivers.engine();
+        const runtime::InitSpec spec{.branch_id = "seed",
+                                     .name = "seed",
+                                     .engine = engine_,
+                                     .volume = base_ / "seed",
+                                     .data_directory = base_ / "seed/data",
+                                     .locale = "C.UTF-8"};
         drivers.run(drivers.runtime.init_data_directory(spec));
     }
     ~Place() { remove_tree(base_); }
@@ -123,13 +129,14 @@ class Place {
 
     const fs::path& base() const { return base_; }
     fs::path seed() const { return base_ / "seed/data"; }
-    const std::string& version() const { return version_; }
-    int major() const { return std::stoi(version_); }
+    const runtime::Engine& engine() const { return engine_; }
+    const std::string& version() const { return engine_.version; }
+    int major() const { return std::stoi(engine_.version); }
     int next_port() { return ports_.first() + (next_++ % (PortSlot::kSize - 1)); }
 
   private:
     fs::path base_;
-    std::string version_;
+    runtime::Engine engine_;
     PortSlot ports_;
     int next_ = 0;
 };
@@ -160,7 +167,7 @@ class Instance {
     fs::path volume() const { return Place::get().base() / "v" / id_; }
     fs::path data() const { return volume() / "data"; }
     fs::path log() const { return Place::get().base() / "log" / id_; }
-    FileOwner owner() const { return drivers_.runtime.instance_user(); }
+    FileOwner owner() const { return Place::get().engine().user; }
 
     void copy_data(const fs::path& from) {
         shell_free({"cp", "-a", "--reflink=auto", from.native(), data().native()});
@@ -175,7 +182,16 @@ class Instance {
         return {.branch_id = id_,
                 .name = "test-" + id_,
                 .data_directory = data(),
-                .socket_directory = endpoint().socket_directory};
+                .socket_directory = endpoint().socket_directory,
+                .log_path = log()};
+    }
+    runtime::InitSpec init_spec(const std::string& locale = "C.UTF-8") const {
+        return {.branch_id = id_,
+                .name = "test-" + id_,
+                .engine = Place::get().engine(),
+                .volume = volume(),
+                .data_directory = data(),
+                .locale = locale};
     }
     /// `changes` replace settings bpgd owns, or add others.
     runtime::InstanceSpec spec(
@@ -188,10 +204,14 @@ class Instance {
         }
         return {.branch_id = id_,
                 .name = "test-" + id_,
-                .version = Place::get().version(),
+                .ref = "test/" + id_,
+                .engine = Place::get().engine(),
+                .volume = volume(),
                 .data_directory = data(),
                 .socket_directory = endpoint().socket_directory,
                 .log_path = log(),
+                .listen = "127.0.0.1",
+                .port = port_,
                 .settings = settings};
     }
 
@@ -235,7 +255,7 @@ class Instance {
     /// As a crash does: nothing is written any more.
     void kill() { drivers_.run(drivers_.runtime.stop(ref(), runtime::StopMode::kImmediate, 10s)); }
 
-    std::string log_tail() { return drivers_.run(drivers_.runtime.log_tail(log(), 30)); }
+    std::string log_tail() { return drivers_.run(drivers_.runtime.log_tail(ref(), 30)); }
 
     std::string conninfo(const std::string& dbname = "postgres") const {
         return fmt::format("host={} port={} user=postgres dbname={}",

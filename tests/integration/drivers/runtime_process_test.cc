@@ -20,10 +20,15 @@ std::string status_line(pid_t pid, const std::string& name) {
 
 TEST_F(RuntimeProcess, ResolvesAMajorVersionToARelease) {
     const std::string version = Place::get().version();
-    EXPECT_EQ(drivers_.run(drivers_.runtime.resolve(std::to_string(Place::get().major()))),
-              version);
-    EXPECT_EQ(drivers_.run(drivers_.runtime.resolve(version)), version);
-    const ErrorInfo error = drivers_.error_of(drivers_.runtime.resolve("99"));
+    for (const std::string& wanted : {std::to_string(Place::get().major()), version}) {
+        runtime::EngineRequest request{wanted, ""};
+        const runtime::Engine found = drivers_.run(drivers_.runtime.find_engine(request));
+        EXPECT_EQ(found, Place::get().engine());
+        const runtime::FetchReport report = [](std::uint64_t, std::uint64_t) {};
+        EXPECT_EQ(drivers_.run(drivers_.runtime.prepare_engine(found, report)), found);
+    }
+    runtime::EngineRequest unknown{"99", ""};
+    const ErrorInfo error = drivers_.error_of(drivers_.runtime.find_engine(unknown));
     EXPECT_EQ(error.code, "postgres_not_found");
     EXPECT_EQ(error.kind, ErrorKind::kNotFound);
     EXPECT_NE(error.detail.find(version), std::string::npos) << error.detail;
@@ -31,7 +36,7 @@ TEST_F(RuntimeProcess, ResolvesAMajorVersionToARelease) {
 
 TEST_F(RuntimeProcess, InitMakesAClusterWithChecksumsAndLeavesAFinishedOneAlone) {
     Instance instance(drivers_, Instance::From::kNothing);
-    const runtime::InitSpec spec{Place::get().version(), instance.data(), "C.UTF-8"};
+    const runtime::InitSpec spec = instance.init_spec();
     // What a killed initdb leaves behind.
     fs::create_directories(instance.data() / "base/1");
     std::ofstream(instance.data() / "PG_VERSION") << "15\n";
@@ -55,7 +60,7 @@ TEST_F(RuntimeProcess, InitMakesAClusterWithChecksumsAndLeavesAFinishedOneAlone)
 
 TEST_F(RuntimeProcess, InitWithAnUnknownLocaleSaysSo) {
     Instance instance(drivers_, Instance::From::kNothing);
-    const runtime::InitSpec spec{Place::get().version(), instance.data(), "xx_YY.UTF-8"};
+    const runtime::InitSpec spec = instance.init_spec("xx_YY.UTF-8");
     const ErrorInfo error = drivers_.error_of(drivers_.runtime.init_data_directory(spec));
     EXPECT_EQ(error.code, "locale_invalid") << error.detail;
     EXPECT_FALSE(fs::exists(instance.data()));

@@ -10,7 +10,9 @@ namespace {
 class CatalogTest : public ::testing::Test {
   protected:
     Database add_database(const std::string& name) {
-        const Database database{new_id(), name, "", "15.20", {}};
+        Database database;
+        database.id = new_id();
+        database.name = name;
         catalog_.put(database, batch_);
         return database;
     }

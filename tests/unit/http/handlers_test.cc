@@ -87,7 +87,12 @@ class HandlersTest : public testing::Test {
     /// prod with main (running) and dev (cut from main, running), and no jobs.
     void add_prod() {
         jobs::Batch batch;
-        catalog_.put(catalog::Database{new_id(), "prod", "", "15.20", clock_.now()}, batch);
+        catalog::Database prod;
+        prod.id = new_id();
+        prod.name = "prod";
+        prod.pg_version = "15.20";
+        prod.created_at = clock_.now();
+        catalog_.put(prod, batch);
         const std::string main = add_branch("main", "", 5432, batch);
         dev_ = add_branch("dev", main, 5433, batch);
         add_branch("a-first", main, 5434, batch);
@@ -142,7 +147,8 @@ class HandlersTest : public testing::Test {
     jobs::OperationRegistry registry_;
     jobs::Store store_{new_store(), loop_.get_executor(), metrics_};
     jobs::Queue queue_{store_, registry_, clock_, {}};
-    operations::Requests requests_{services_, queue_, {5432, 5440, [](int) { return true; }}, "15"};
+    operations::Requests requests_{
+        services_, queue_, {5432, 5440, [](int) { return true; }}, {"15", ""}};
     bool ready_ = true;
     ApiServices api_{catalog_,
                      queue_,

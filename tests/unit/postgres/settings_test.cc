@@ -136,12 +136,17 @@ TEST(AutoConf, WithoutInheritedSettingsIsLeftAsItIs) {
 
 TEST(OwnedFiles, ThePasswordRulesNeverTrustAnybody) {
     for (const bool open : {false, true}) {
-        for (const bool beyond : {false, true}) {
-            const std::string hba = pg_hba_conf(open, beyond);
+        for (const Clients clients : {Clients::kLoopback, Clients::kTls, Clients::kPublished}) {
+            const std::string hba = pg_hba_conf(open, clients);
             EXPECT_EQ(hba.find("trust"), std::string::npos);
             EXPECT_EQ(hba.find("md5"), std::string::npos);
             EXPECT_EQ(hba.find("scram-sha-256") != std::string::npos, open) << hba;
-            EXPECT_EQ(hba.find("hostssl all all all") != std::string::npos, open && beyond) << hba;
+            EXPECT_EQ(hba.find("hostssl all all all scram") != std::string::npos,
+                      open && clients == Clients::kTls)
+                << hba;
+            EXPECT_EQ(hba.find("host all all all scram") != std::string::npos,
+                      open && clients == Clients::kPublished)
+                << hba;
         }
     }
 }

@@ -42,13 +42,10 @@ std::string joined(const std::vector<std::string>& argv) {
 }
 
 TEST(PostmasterArguments, EndWithTheBranchItServes) {
-    const InstanceSpec spec{.branch_id = "abc",
-                            .name = "prod-dev",
-                            .version = "15.20",
-                            .data_directory = "/v/data",
-                            .socket_directory = "/r/i/abc",
-                            .log_path = "/l",
-                            .settings = {{"port", "1"}, {"cluster_name", "a b=c"}}};
+    InstanceSpec spec;
+    spec.branch_id = "abc";
+    spec.data_directory = "/v/data";
+    spec.settings = {{"port", "1"}, {"cluster_name", "a b=c"}};
     EXPECT_EQ(joined(postmaster_arguments("/bin", spec)),
               "/bin/postgres|-D|/v/data|-c|port=1|-c|cluster_name=a b=c|-c|bpg.branch_id=abc|");
 }
