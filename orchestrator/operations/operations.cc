@@ -6,7 +6,7 @@
 #include "orchestrator/operations/branch_delete.h"
 #include "orchestrator/operations/db_create.h"
 #include "orchestrator/operations/db_delete.h"
-#include "orchestrator/operations/power.h"
+#include "orchestrator/operations/instance_control.h"
 
 namespace bpg::operations {
 namespace {

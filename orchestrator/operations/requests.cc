@@ -9,7 +9,7 @@
 #include "orchestrator/operations/branch_delete.h"
 #include "orchestrator/operations/db_create.h"
 #include "orchestrator/operations/db_delete.h"
-#include "orchestrator/operations/power.h"
+#include "orchestrator/operations/instance_control.h"
 
 namespace bpg::operations {
 namespace {
@@ -231,21 +231,21 @@ asio::awaitable<jobs::Job> Requests::branch_delete(std::string ref, bool force, 
     co_return co_await queue_.submit(std::move(job), std::move(batch));
 }
 
-asio::awaitable<jobs::Job> Requests::power(std::string operation, std::string ref, bool force,
-                                           RequestKey key) {
+asio::awaitable<jobs::Job> Requests::control(std::string operation, std::string ref, bool force,
+                                             RequestKey key) {
     const std::string branch_id = services_.catalog.branch(ref).id;
-    co_return co_await submit_power(std::move(operation), branch_id, force,
-                                    jobs::Priority::kInteractive, std::move(key));
+    co_return co_await submit_control(std::move(operation), branch_id, force,
+                                      jobs::Priority::kInteractive, std::move(key));
 }
 
 asio::awaitable<jobs::Job> Requests::start_again(std::string branch_id) {
-    co_return co_await submit_power("start", std::move(branch_id), false,
-                                    jobs::Priority::kHousekeeping, {});
+    co_return co_await submit_control("start", std::move(branch_id), false,
+                                      jobs::Priority::kHousekeeping, {});
 }
 
-asio::awaitable<jobs::Job> Requests::submit_power(std::string operation, std::string branch_id,
-                                                  bool force, jobs::Priority priority,
-                                                  RequestKey key) {
+asio::awaitable<jobs::Job> Requests::submit_control(std::string operation, std::string branch_id,
+                                                    bool force, jobs::Priority priority,
+                                                    RequestKey key) {
     const Branch* found = services_.catalog.branch_by_id(branch_id);
     if (found == nullptr) {
         throw Error(ErrorKind::kNotFound, "branch_not_found", "the branch is gone", branch_id);
@@ -260,7 +260,7 @@ asio::awaitable<jobs::Job> Requests::submit_power(std::string operation, std::st
                     fmt::format("it is {}", catalog::to_string(branch.state)),
                     "wait until its job " + branch.last_job + " has ended");
     }
-    const PowerState state{branch.id, force, ref};
+    const InstanceControlState state{branch.id, force, ref};
     jobs::Submission job = submission(operation, ref, params, state, std::move(key));
     job.priority = priority;
     job.locks = {database_lock(*services_.catalog.database_by_id(branch.database_id), false),

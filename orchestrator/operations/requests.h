@@ -53,8 +53,8 @@ class Requests {
     asio::awaitable<jobs::Job> branch_create(BranchCreateRequest request, RequestKey key);
     asio::awaitable<jobs::Job> branch_delete(std::string ref, bool force, RequestKey key);
     /// `operation`: "start", "stop" or "restart".
-    asio::awaitable<jobs::Job> power(std::string operation, std::string ref, bool force,
-                                     RequestKey key);
+    asio::awaitable<jobs::Job> control(std::string operation, std::string ref, bool force,
+                                       RequestKey key);
     /// From the supervisor: starts an instance that should run, at housekeeping priority.
     asio::awaitable<jobs::Job> start_again(std::string branch_id);
 
@@ -63,8 +63,8 @@ class Requests {
     /// An open job to attach to; throws `busy` when another job has this target.
     asio::awaitable<std::optional<jobs::Job>> attach(std::string operation, std::string target,
                                                      nlohmann::json params);
-    asio::awaitable<jobs::Job> submit_power(std::string operation, std::string branch_id,
-                                            bool force, jobs::Priority priority, RequestKey key);
+    asio::awaitable<jobs::Job> submit_control(std::string operation, std::string branch_id,
+                                              bool force, jobs::Priority priority, RequestKey key);
 
     Services& services_;
     jobs::Queue& queue_;

@@ -51,11 +51,7 @@ asio::awaitable<std::optional<Response>> answer_existing(ApiServices& api, Reque
     co_return json_response(200, object);
 }
 
-asio::awaitable<Response> create(ApiServices& api, Request request) {
-    const operations::RequestKey key = request_key(request);
-    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
-        co_return co_await job_response(api, std::move(request), *known);
-    }
+asio::awaitable<Response> create(ApiServices& api, Request request, operations::RequestKey key) {
     Fields fields(request, Fields::Body::kNeeded);
     operations::BranchCreateRequest wanted;
     wanted.ref = fields.text("ref");
@@ -90,37 +86,31 @@ asio::awaitable<Response> get(ApiServices& api, Request request) {
     co_return json_response(200, branch_json(api.catalog, branch));
 }
 
-asio::awaitable<Response> remove(ApiServices& api, Request request) {
-    const operations::RequestKey key = request_key(request);
-    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
-        co_return co_await job_response(api, std::move(request), *known);
-    }
+asio::awaitable<Response> remove(ApiServices& api, Request request, operations::RequestKey key) {
     Fields(request, Fields::Body::kOptional).finish();
     const bool force = query_flag(request, "force");
     jobs::Job job = co_await api.requests.branch_delete(ref_of(request), force, key);
     co_return co_await job_response(api, std::move(request), std::move(job));
 }
 
-asio::awaitable<Response> power(ApiServices& api, Request request, std::string operation) {
-    const operations::RequestKey key = request_key(request);
-    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
-        co_return co_await job_response(api, std::move(request), *known);
-    }
+asio::awaitable<Response> control(ApiServices& api, Request request, operations::RequestKey key,
+                                  std::string operation) {
     Fields fields(request, Fields::Body::kOptional);
     const bool force = fields.flag("force");
     fields.finish();
-    jobs::Job job = co_await api.requests.power(std::move(operation), ref_of(request), force, key);
+    jobs::Job job =
+        co_await api.requests.control(std::move(operation), ref_of(request), force, key);
     co_return co_await job_response(api, std::move(request), std::move(job));
 }
 
-asio::awaitable<Response> start(ApiServices& api, Request request) {
-    return power(api, std::move(request), "start");
+asio::awaitable<Response> start(ApiServices& api, Request request, operations::RequestKey key) {
+    return control(api, std::move(request), std::move(key), "start");
 }
-asio::awaitable<Response> stop(ApiServices& api, Request request) {
-    return power(api, std::move(request), "stop");
+asio::awaitable<Response> stop(ApiServices& api, Request request, operations::RequestKey key) {
+    return control(api, std::move(request), std::move(key), "stop");
 }
-asio::awaitable<Response> restart(ApiServices& api, Request request) {
-    return power(api, std::move(request), "restart");
+asio::awaitable<Response> restart(ApiServices& api, Request request, operations::RequestKey key) {
+    return control(api, std::move(request), std::move(key), "restart");
 }
 
 /// The only answer with a password in it: for whoever the kernel says is on this machine and may
@@ -153,13 +143,13 @@ asio::awaitable<Response> credentials(ApiServices& api, Request request) {
 }  // namespace
 
 void add_branch_routes(Router& router, ApiServices& api) {
-    add_route(router, api, "POST", "/v1/branches", create);
+    add_mutation(router, api, "POST", "/v1/branches", create);
     add_route(router, api, "GET", "/v1/branches", list);
     add_route(router, api, "GET", "/v1/branches/{db}/{br}", get);
-    add_route(router, api, "DELETE", "/v1/branches/{db}/{br}", remove);
-    add_route(router, api, "POST", "/v1/branches/{db}/{br}/start", start);
-    add_route(router, api, "POST", "/v1/branches/{db}/{br}/stop", stop);
-    add_route(router, api, "POST", "/v1/branches/{db}/{br}/restart", restart);
+    add_mutation(router, api, "DELETE", "/v1/branches/{db}/{br}", remove);
+    add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/start", start);
+    add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/stop", stop);
+    add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/restart", restart);
     add_route(router, api, "GET", "/v1/branches/{db}/{br}/credentials", credentials);
 }
 

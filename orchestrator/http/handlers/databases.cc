@@ -10,11 +10,7 @@ namespace {
 
 using nlohmann::json;
 
-asio::awaitable<Response> create(ApiServices& api, Request request) {
-    const operations::RequestKey key = request_key(request);
-    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
-        co_return co_await job_response(api, std::move(request), *known);
-    }
+asio::awaitable<Response> create(ApiServices& api, Request request, operations::RequestKey key) {
     Fields fields(request, Fields::Body::kNeeded);
     operations::DbCreateRequest wanted;
     wanted.name = fields.text("name");
@@ -50,11 +46,7 @@ asio::awaitable<Response> get(ApiServices& api, Request request) {
     co_return json_response(200, database_json(api.catalog, database));
 }
 
-asio::awaitable<Response> remove(ApiServices& api, Request request) {
-    const operations::RequestKey key = request_key(request);
-    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
-        co_return co_await job_response(api, std::move(request), *known);
-    }
+asio::awaitable<Response> remove(ApiServices& api, Request request, operations::RequestKey key) {
     Fields(request, Fields::Body::kOptional).finish();
     const bool force = query_flag(request, "force");
     jobs::Job job = co_await api.requests.db_delete(request.param("db"), force, key);
@@ -64,10 +56,10 @@ asio::awaitable<Response> remove(ApiServices& api, Request request) {
 }  // namespace
 
 void add_database_routes(Router& router, ApiServices& api) {
-    add_route(router, api, "POST", "/v1/databases", create);
+    add_mutation(router, api, "POST", "/v1/databases", create);
     add_route(router, api, "GET", "/v1/databases", list);
     add_route(router, api, "GET", "/v1/databases/{db}", get);
-    add_route(router, api, "DELETE", "/v1/databases/{db}", remove);
+    add_mutation(router, api, "DELETE", "/v1/databases/{db}", remove);
 }
 
 }  // namespace bpg::http

@@ -29,7 +29,9 @@ std::string dump(const json& object) {
     return object.dump(-1, ' ', false, json::error_handler_t::replace) + "\n";
 }
 
-asio::awaitable<Response> answer_when_ready(ApiServices& api, ApiHandler handler, Request request) {
+using Answer = std::function<asio::awaitable<Response>(ApiServices& api, Request request)>;
+
+asio::awaitable<Response> answer_when_ready(ApiServices& api, Answer answer, Request request) {
     if (!api.is_ready()) {
         throw Error(ErrorKind::kUnavailable, std::string(kStartingCode), "bpgd is starting",
                     "it still reads its store and looks at every instance",
@@ -38,7 +40,7 @@ asio::awaitable<Response> answer_when_ready(ApiServices& api, ApiHandler handler
     const std::string id = request.id;
     std::optional<Response> refused;
     try {
-        co_return co_await handler(api, std::move(request));
+        co_return co_await answer(api, std::move(request));
     } catch (const Malformed& malformed) {
         refused = malformed_request(malformed.what(), id);
     }
@@ -102,6 +104,32 @@ std::string sha256_hex(const std::string& text) {
     return hex;
 }
 
+/// The caller's Idempotency-Key, and what the request was: method, path, query and body.
+operations::RequestKey request_key(const Request& request) {
+    operations::RequestKey key;
+    key.idempotency_key = request.headers.find(kIdempotencyKeyHeader).value_or("");
+    if (key.idempotency_key.empty()) return {};
+    if (key.idempotency_key.size() > kKeyMax) {
+        throw Error(ErrorKind::kInvalid, "idempotency_key_invalid",
+                    "the Idempotency-Key is too long",
+                    fmt::format("it has {} characters, {} are the most", key.idempotency_key.size(),
+                                kKeyMax),
+                    "send a shorter one, such as a UUID");
+    }
+    // As a JSON array: no two different requests run together into the same text.
+    const json identity{request.method, request.path, request.query, sha256_hex(request.body)};
+    key.request_hash = sha256_hex(identity.dump(-1, ' ', false, json::error_handler_t::replace));
+    return key;
+}
+
+asio::awaitable<Response> answer_once(ApiServices& api, Mutation handler, Request request) {
+    const operations::RequestKey key = request_key(request);
+    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
+        co_return co_await job_response(api, std::move(request), *known);
+    }
+    co_return co_await handler(api, std::move(request), key);
+}
+
 }  // namespace
 
 void register_api(Router& router, ApiServices& api) {
@@ -115,6 +143,16 @@ void add_route(Router& router, ApiServices& api, std::string method, std::string
                ApiHandler handler) {
     router.add(std::move(method), route, [&api, handler](Request request) {
         return answer_when_ready(api, handler, std::move(request));
+    });
+}
+
+void add_mutation(Router& router, ApiServices& api, std::string method, std::string_view route,
+                  Mutation handler) {
+    router.add(std::move(method), route, [&api, handler](Request request) {
+        Answer answer = [handler](ApiServices& services, Request mutation) {
+            return answer_once(services, handler, std::move(mutation));
+        };
+        return answer_when_ready(api, std::move(answer), std::move(request));
     });
 }
 
@@ -186,23 +224,6 @@ std::uint64_t query_number(const Request& request, const std::string& name, std:
     const auto number = parse_number(*value);
     if (number && *number >= least && *number <= most) return *number;
     throw parameter_error(name, fmt::format("a whole number from {} to {}", least, most));
-}
-
-operations::RequestKey request_key(const Request& request) {
-    operations::RequestKey key;
-    key.idempotency_key = request.headers.find(kIdempotencyKeyHeader).value_or("");
-    if (key.idempotency_key.empty()) return {};
-    if (key.idempotency_key.size() > kKeyMax) {
-        throw Error(ErrorKind::kInvalid, "idempotency_key_invalid",
-                    "the Idempotency-Key is too long",
-                    fmt::format("it has {} characters, {} are the most", key.idempotency_key.size(),
-                                kKeyMax),
-                    "send a shorter one, such as a UUID");
-    }
-    // As a JSON array: no two different requests run together into the same text.
-    const json identity{request.method, request.path, request.query, sha256_hex(request.body)};
-    key.request_hash = sha256_hex(identity.dump(-1, ' ', false, json::error_handler_t::replace));
-    return key;
 }
 
 Response json_response(int status, const json& object) {

@@ -44,6 +44,14 @@ using ApiHandler = asio::awaitable<Response> (*)(ApiServices& api, Request reque
 void add_route(Router& router, ApiServices& api, std::string method, std::string_view route,
                ApiHandler handler);
 
+using Mutation = asio::awaitable<Response> (*)(ApiServices& api, Request request,
+                                               operations::RequestKey key);
+
+/// Adds a route whose handler makes a job. A request that was made before with the same
+/// Idempotency-Key is answered with the job it made then; the handler does not see it.
+void add_mutation(Router& router, ApiServices& api, std::string method, std::string_view route,
+                  Mutation handler);
+
 /// The body is no JSON: answered with 400 `request_malformed`.
 class Malformed : public std::exception {
   public:
@@ -81,9 +89,6 @@ bool query_flag(const Request& request, const std::string& name);
 /// A whole number in [least, most], or `otherwise` when it is not there; else as above.
 std::uint64_t query_number(const Request& request, const std::string& name, std::uint64_t least,
                            std::uint64_t most, std::uint64_t otherwise);
-
-/// The caller's Idempotency-Key, and what the request was: method, path, query and body.
-operations::RequestKey request_key(const Request& request);
 
 Response json_response(int status, const nlohmann::json& object);
 Response list_response(nlohmann::json items);

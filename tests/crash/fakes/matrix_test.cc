@@ -138,7 +138,7 @@ asio::awaitable<jobs::Job> create_fast_branch(operations::Requests& requests) {
     return requests.branch_create({"prod/dev", "prod/main", true}, {});
 }
 asio::awaitable<jobs::Job> stop_main(operations::Requests& requests) {
-    return requests.power("stop", "prod/main", false, {});
+    return requests.control("stop", "prod/main", false, {});
 }
 asio::awaitable<jobs::Job> delete_branch(operations::Requests& requests) {
     return requests.branch_delete("prod/dev", false, {});

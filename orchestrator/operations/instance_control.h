@@ -10,19 +10,19 @@
 
 namespace bpg::operations {
 
-struct PowerState {
+struct InstanceControlState {
     std::string branch_id;
     bool force = false;  ///< immediate shutdown
     std::string ref;
 };
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(PowerState, branch_id, force, ref)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(InstanceControlState, branch_id, force, ref)
 
 /// The steps of all three.
-class Power {
+class InstanceControl {
   public:
-    using State = PowerState;
+    using State = InstanceControlState;
 
-    Power(Services& services, jobs::JobContext& context)
+    InstanceControl(Services& services, jobs::JobContext& context)
         : services_(services), context_(context), instances_(services) {}
 
     nlohmann::json result(const State& state) const;
@@ -42,26 +42,26 @@ class Power {
     Instances instances_;
 };
 
-class Start : public Power {
+class Start : public InstanceControl {
   public:
     static constexpr std::string_view kName = "start";
-    using Power::Power;
+    using InstanceControl::InstanceControl;
     static std::span<const jobs::Step<Start>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
 };
 
-class Stop : public Power {
+class Stop : public InstanceControl {
   public:
     static constexpr std::string_view kName = "stop";
-    using Power::Power;
+    using InstanceControl::InstanceControl;
     static std::span<const jobs::Step<Stop>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
 };
 
-class Restart : public Power {
+class Restart : public InstanceControl {
   public:
     static constexpr std::string_view kName = "restart";
-    using Power::Power;
+    using InstanceControl::InstanceControl;
     static std::span<const jobs::Step<Restart>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
 };

@@ -1,4 +1,4 @@
-#include "orchestrator/operations/power.h"
+#include "orchestrator/operations/instance_control.h"
 
 namespace bpg::operations {
 
@@ -8,28 +8,28 @@ using jobs::nothing_to_record;
 using jobs::nothing_to_undo;
 using jobs::Progress;
 
-asio::awaitable<Progress> Power::stop_instance(State& state) {
+asio::awaitable<Progress> InstanceControl::stop_instance(State& state) {
     co_await instances_.stop(
         state.branch_id, state.force ? runtime::StopMode::kImmediate : runtime::StopMode::kFast);
     co_return Done{};
 }
 
-asio::awaitable<Progress> Power::start_instance(State& state) {
+asio::awaitable<Progress> InstanceControl::start_instance(State& state) {
     co_await instances_.start(state.branch_id, /*open=*/true);
     co_return Done{};
 }
 
-asio::awaitable<Progress> Power::await_ready(State& state) {
+asio::awaitable<Progress> InstanceControl::await_ready(State& state) {
     co_await instances_.await_ready(state.branch_id);
     co_return Done{};
 }
 
-asio::awaitable<void> Power::remove_instance(const State& state) {
+asio::awaitable<void> InstanceControl::remove_instance(const State& state) {
     co_await instances_.remove(state.branch_id);
 }
 
-void Power::record(const State& state, BranchState branch_state, bool should_run,
-                   std::string warning, jobs::Batch& batch) const {
+void InstanceControl::record(const State& state, BranchState branch_state, bool should_run,
+                             std::string warning, jobs::Batch& batch) const {
     const catalog::Branch* found = services_.catalog.branch_by_id(state.branch_id);
     if (found == nullptr) return;
     catalog::Branch branch = *found;
@@ -41,15 +41,15 @@ void Power::record(const State& state, BranchState branch_state, bool should_run
     services_.catalog.put(branch, batch);
 }
 
-void Power::record_running(const State& state, jobs::Batch& batch) const {
+void InstanceControl::record_running(const State& state, jobs::Batch& batch) const {
     record(state, BranchState::kRunning, /*should_run=*/true, "", batch);
 }
 
-void Power::record_stopped(const State& state, jobs::Batch& batch) const {
+void InstanceControl::record_stopped(const State& state, jobs::Batch& batch) const {
     record(state, BranchState::kStopped, /*should_run=*/false, "", batch);
 }
 
-nlohmann::json Power::result(const State& state) const {
+nlohmann::json InstanceControl::result(const State& state) const {
     return {{"ref", state.ref}, {"branch", state.branch_id}};
 }
 
