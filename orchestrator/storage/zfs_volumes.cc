@@ -208,7 +208,8 @@ ZfsVolumes::Knowledge ZfsVolumes::knowledge() const {
     }
     // The pool exists wherever the base may.
     const std::set<std::string> known = command_.known_properties(settings_.pool);
-    const Knowledge knowledge{known.contains("sync"), known.contains("logicalreferenced")};
+    const Knowledge knowledge{known.contains("sync"), known.contains("logicalreferenced"),
+                              known.contains("written")};
     const std::lock_guard lock(mutex_);
     knowledge_ = knowledge;
     return knowledge;
@@ -488,18 +489,20 @@ void ZfsVolumes::destroy_snapshot(const SnapshotRef& snapshot) const {
 Usage ZfsVolumes::usage(const std::string& volume) const {
     const std::string name = dataset(volume);
     if (!owner(look({name}), volume)) VolumeRoot::throw_not_found(volume);
-    const bool logical = knowledge().logicalreferenced;
-    std::vector<std::string> properties = {"usedbydataset", "usedbyrefreservation", "referenced"};
-    if (logical) properties.emplace_back("logicalreferenced");
+    const Knowledge known = knowledge();
+    // `written` is what no snapshot of it has and its origin has not. Without it (pool version 23)
+    // blocks shared with own snapshots are counted; those shared with the origin are not.
+    const char* own = known.written ? "written" : "usedbydataset";
+    std::vector<std::string> properties = {own, "usedbyrefreservation", "referenced"};
+    if (known.logicalreferenced) properties.emplace_back("logicalreferenced");
     const ZfsTable table = command_.get({name}, properties);
     const auto found = table.find(name);
     if (found == table.end()) VolumeRoot::throw_not_found(volume);
     const ZfsRow& row = found->second;
     Usage usage;
-    // Without `usedbysnapshots`: what snapshots hold stays when this volume alone goes.
-    usage.used = row.number("usedbydataset") + row.number("usedbyrefreservation");
+    usage.used = row.number(own) + row.number("usedbyrefreservation");
     usage.referenced = row.number("referenced");
-    usage.logical = logical ? row.number("logicalreferenced") : usage.referenced;
+    usage.logical = known.logicalreferenced ? row.number("logicalreferenced") : usage.referenced;
     return usage;
 }
 

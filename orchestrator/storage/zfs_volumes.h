@@ -70,6 +70,7 @@ class ZfsVolumes {
     struct Knowledge {
         bool sync = false;
         bool logicalreferenced = false;
+        bool written = false;
     };
 
     std::string dataset(const std::string& volume) const;

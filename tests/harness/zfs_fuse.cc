@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
@@ -30,6 +32,7 @@ using namespace std::chrono_literals;
 using std::chrono::steady_clock;
 
 constexpr const char* kPoolPrefix = "bpgtest";
+constexpr const char* kDirectoryPrefix = "bpg-zfs-";
 // Held shared by every test program that uses ZFS, and exclusively by who starts or stops it.
 constexpr const char* kUsersLock = "/run/lock/bpg-test-zfs.users";
 // Guards the moment of starting and stopping. Says pid and start time of a daemon of ours.
@@ -88,7 +91,7 @@ void start_daemon() {
     // A hung one of ours would keep the socket and the lock of the next.
     if (our_daemon()) throw std::runtime_error("the zfs-fuse of another test program hangs");
     const fs::path log = fs::temp_directory_path() / "bpg-test-zfs-fuse.log";
-    const pid_t pid = spawn_detached({{"zfs-fuse", "--no-daemon"}, {}, log});
+    const pid_t pid = spawn_detached({{"zfs-fuse", "--no-daemon", "--no-kstat-mount"}, {}, log});
     const auto facts = process_facts(pid);
     if (!facts) throw std::runtime_error("zfs-fuse ended at once");
     std::ofstream(kDaemonFile, std::ios::trunc) << pid << " " << facts->start_time << "\n";
@@ -116,11 +119,37 @@ std::string stop_daemon() {
     return eventually_true(gone, 10s) ? "zfs-fuse had to be killed" : "zfs-fuse does not end";
 }
 
-/// Pools of test programs that died; nobody else is using ZFS for tests now.
-void destroy_abandoned_pools() {
+/// Mount points of a pool, the innermost first; of every pool of tests for an empty name.
+std::vector<std::string> mounts_of(const std::string& pool) {
+    std::vector<std::string> found;
+    std::ifstream table("/proc/self/mounts");
+    for (std::string line; std::getline(table, line);) {
+        std::istringstream fields(line);
+        std::string source;
+        std::string directory;
+        fields >> source >> directory;
+        const std::string owner = source.substr(0, source.find('/'));
+        const bool wanted = pool.empty() ? owner.starts_with(kPoolPrefix) : owner == pool;
+        if (wanted) found.push_back(directory);
+    }
+    std::reverse(found.begin(), found.end());
+    return found;
+}
+
+/// What test programs that died left: pools, mounts of a daemon that died with them, directories.
+/// Nobody else is using ZFS for tests now.
+void clear_away_the_dead() {
     std::istringstream names(try_run({"zpool", "list", "-H", "-o", "name"}).out);
     for (std::string name; std::getline(names, name);) {
         if (name.starts_with(kPoolPrefix)) try_run({"zpool", "destroy", "-f", name});
+    }
+    for (const std::string& mount : mounts_of(""))
+        ::umount2(mount.c_str(), MNT_DETACH);
+    if (!mounts_of("").empty()) return;
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(fs::temp_directory_path())) {
+        const bool ours = entry.path().filename().native().starts_with(kDirectoryPrefix);
+        if (ours) fs::remove_all(entry.path(), ignored);
     }
 }
 
@@ -134,7 +163,7 @@ class ZfsUse final : public testing::Environment {
         UniqueFd users = open_lock(kUsersLock);
         const bool alone = lock(users, LOCK_EX | LOCK_NB);
         if (!zfs_works()) start_daemon();
-        if (alone) destroy_abandoned_pools();
+        if (alone) clear_away_the_dead();
         lock(users, LOCK_SH);
         users_ = std::move(users);
     }
@@ -156,15 +185,6 @@ class ZfsUse final : public testing::Environment {
 
 // Owned by googletest, which calls TearDown() after the last test.
 auto* const use = static_cast<ZfsUse*>(testing::AddGlobalTestEnvironment(new ZfsUse));
-
-std::vector<std::string> mounts_of(const std::string& pool) {
-    std::vector<std::string> found;
-    std::ifstream table("/proc/self/mounts");
-    for (std::string line; std::getline(table, line);) {
-        if (line.starts_with(pool + "/") || line.starts_with(pool + " ")) found.push_back(line);
-    }
-    return found;
-}
 
 }  // namespace
 
@@ -191,7 +211,8 @@ TestPool::TestPool(std::uint64_t size) {
     const int number = count++;
     name_ = fmt::format("{}{}", kPoolPrefix, ::getpid());
     if (number > 0) name_ += fmt::format("-{}", number);
-    std::string pattern = (fs::temp_directory_path() / "bpg-zfs-XXXXXX").native();
+    std::string pattern =
+        (fs::temp_directory_path() / (std::string(kDirectoryPrefix) + "XXXXXX")).native();
     if (::mkdtemp(pattern.data()) == nullptr) throw errno_error("make a directory", errno);
     directory_ = fs::canonical(pattern);
     fs::permissions(directory_, fs::perms(0711));
@@ -230,9 +251,11 @@ std::vector<std::string> TestPool::finish() {
     };
     if (exists() && !eventually_true(destroyed, 15s)) left.push_back("pool " + name_);
     eventually_true([&] { return mounts_of(name_).empty(); }, 5s);
-    for (const std::string& mount : mounts_of(name_))
+    for (const std::string& mount : mounts_of(name_)) {
         left.push_back("mount " + mount);
-    if (left.empty()) fs::remove_all(directory_);  // never into what is still mounted
+        ::umount2(mount.c_str(), MNT_DETACH);
+    }
+    if (mounts_of(name_).empty()) fs::remove_all(directory_);  // never into what is mounted
     directory_.clear();
     return left;
 }

@@ -590,7 +590,11 @@ TEST_F(Zfs, UsageIsWhatWouldComeBackWithoutTheSnapshots) {
     EXPECT_LT(alone.used, 10 * kMiB);
     snapshot();
     const Usage shared = await(storage_->usage("prod-main"));
-    EXPECT_LT(shared.used, kMiB);
+    EXPECT_LE(shared.used, alone.used);
+    // Pool version 23 does not tell what snapshots share with their volume.
+    if (ZfsCommand().known_properties(base_.dataset).contains("written")) {
+        EXPECT_LT(shared.used, kMiB);
+    }
     EXPECT_GE(shared.referenced, 8 * kMiB);
     EXPECT_EQ(error_of([&] { await(storage_->usage("prod-none")); }).code, "volume_not_found");
     const Space space = await(storage_->space());
@@ -671,16 +675,16 @@ TEST_F(ZfsFault, AFullPoolIsSaidToBeFullAndDestroyingStillWorks) {
     TestPool pool(kZfsPoolFileMin);
     use_base(pool, "databases");
     main_ = create("prod-main");
-    const std::string block = noise(kMiB, 12);
+    // A record a write: zfs-fuse aborts on a write that finds room for a part only.
+    const std::string record = noise(8192, 12);
     const fs::path fill = path("prod-main") / "fill";
     {
-        const UniqueFd fd(::open(fill.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600));
-        for (int i = 0; i < 2; ++i) {
-            while (::write(fd.get(), block.data(), block.size()) > 0)
-                continue;
-            EXPECT_EQ(errno, ENOSPC);
-            ::fsync(fd.get());
-        }
+        const UniqueFd fd(::open(fill.c_str(), O_WRONLY | O_CREAT, 0600));
+        off_t at = 0;
+        while (::pwrite(fd.get(), record.data(), record.size(), at) > 0)
+            at += static_cast<off_t>(record.size());
+        EXPECT_EQ(errno, ENOSPC);
+        ::fsync(fd.get());
     }
     const ErrorInfo error = error_of([&] {
         for (int i = 0; i < 50; ++i)
