@@ -1,15 +1,17 @@
 // The storage port: volumes that hold one branch each, read-only snapshots of them, and writable
-// clones that share their blocks. Drivers: btrfs, copy (zfs, reflink to come).
+// clones that share their blocks. Drivers: zfs, btrfs, copy (reflink to come).
 //
 // Names come from the caller and are fixed before the first effect (design law 1), so every verb
 // can be repeated: "create" of what is there and ours is success, "destroy" of what is gone is
-// success. A volume that exists is complete: drivers build aside and rename last. What stands under
-// one of our names without our identity is foreign: reported, never touched.
+// success. A volume that exists is complete: drivers build aside and rename last, or make it in one
+// call. What stands under one of our names without our identity is foreign: reported, never
+// touched.
 //
 // All verbs are called on the loop thread and offload what blocks. Errors: kConflict
 // `volume_foreign` (clashing name, not ours), kExhausted `no_space`, kInvalid
-// `snapshot_unsupported` (a driver asked for what it cannot do), kUnavailable `storage_unavailable`
-// (volume root not mounted, busy).
+// `snapshot_unsupported`, `copy_unsupported` (a driver asked for what it cannot do), kUnavailable
+// `storage_unavailable` (volume root not mounted, pool gone) and `volume_busy` (still in use after
+// the driver's own patience; trying again later helps).
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
@@ -78,7 +80,7 @@ class Storage {
   public:
     virtual ~Storage() = default;
 
-    /// "btrfs", "copy"
+    /// "zfs", "btrfs", "copy"
     virtual std::string_view driver() const = 0;
     /// Whether snapshots exist here, and are atomic and instant. A driver that says no has no
     /// snapshot() and clone(): branches are made by begin_copy() and finish_copy().
@@ -86,7 +88,8 @@ class Storage {
 
     /// Where the volume is or will be mounted: `<root>/<name>`. No I/O.
     virtual std::filesystem::path volume_path(const std::string& volume) const = 0;
-    /// Where a snapshot's files can be read. No I/O. Atomic drivers only.
+    /// Where a snapshot's files can be read. No I/O. Atomic drivers only; on zfs only where the
+    /// snapshot directory `.zfs` exists and while the volume it was taken of does.
     virtual std::filesystem::path snapshot_path(const SnapshotRef& snapshot) const = 0;
 
     /// The identity of a complete volume; nothing when there is none. Throws `volume_foreign`.
@@ -108,7 +111,7 @@ class Storage {
     /// Copies a volume file by file into a build place, while its files may be changing; ENOENT and
     /// changing sizes are normal (NA-3). Begins from nothing each time. Returns the build place,
     /// where the caller may add files before finish_copy() makes all of it durable and renames it
-    /// to `volume`. Every driver can.
+    /// to `volume`. A driver that is atomic may refuse (`copy_unsupported`, zfs does).
     virtual asio::awaitable<std::filesystem::path> begin_copy(const std::string& source,
                                                               const std::string& volume,
                                                               const Identity& identity,
@@ -117,10 +120,13 @@ class Storage {
                                               const Identity& identity) = 0;
 
     /// Destroys a volume and every leftover of building it. Refuses (`volume_foreign`) what does
-    /// not carry `owner_id`. Success when nothing is there.
+    /// not carry `owner_id`. Success when nothing is there. Snapshots of it that have clones stay
+    /// findable by their ids; kConflict `volume_has_snapshots` where a driver cannot keep the
+    /// others without their volume (zfs): the caller destroys them first.
     virtual asio::awaitable<void> destroy_volume(const std::string& volume,
                                                  const std::string& owner_id) = 0;
-    /// Success when nothing is there. Never destroys anything that hangs on it.
+    /// Success when nothing is there. Never destroys anything that hangs on it: kConflict
+    /// `snapshot_has_clones` where clones need it (zfs).
     virtual asio::awaitable<void> destroy_snapshot(const SnapshotRef& snapshot) = 0;
 
     /// May take long (walks files); run it in the background, never on a request's path.

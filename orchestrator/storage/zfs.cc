@@ -1,0 +1,115 @@
+#include "orchestrator/storage/zfs.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/base/signal.h"
+
+namespace bpg::storage {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::steady_clock;
+
+constexpr milliseconds kFirstPause{5};  // unmounting an idle zfs-fuse dataset takes about that
+constexpr milliseconds kLongestPause{250};
+
+Error copy_unsupported() {
+    return {ErrorKind::kInvalid, "copy_unsupported",
+            "volumes of the storage driver zfs are not copied file by file",
+            "it has snapshots and clones", "take a snapshot and clone it"};
+}
+
+}  // namespace
+
+ZfsStorage::ZfsStorage(ZfsSettings settings, BlockingPool& pool)
+    : volumes_(settings), pool_(pool), busy_patience_(settings.busy_patience) {}
+
+template <class Work>
+asio::awaitable<std::invoke_result_t<Work&>> ZfsStorage::patiently(Work work) {
+    const auto deadline = steady_clock::now() + busy_patience_;
+    for (milliseconds pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
+        try {
+            co_return co_await pool_.run(work);
+        } catch (const Error& error) {
+            if (error.code() != "volume_busy" || steady_clock::now() + pause > deadline) throw;
+        }
+        co_await pause_for(pause);
+    }
+}
+
+std::filesystem::path ZfsStorage::volume_path(const std::string& volume) const {
+    return volumes_.volume_path(volume);
+}
+
+std::filesystem::path ZfsStorage::snapshot_path(const SnapshotRef& snapshot) const {
+    return volumes_.snapshot_path(snapshot);
+}
+
+asio::awaitable<std::optional<Identity>> ZfsStorage::find_volume(const std::string& volume) {
+    auto work = [&] { return volumes_.find(volume); };
+    co_return co_await patiently(work);
+}
+
+asio::awaitable<bool> ZfsStorage::snapshot_exists(const SnapshotRef& snapshot) {
+    auto work = [&] { return volumes_.snapshot_exists(snapshot); };
+    co_return co_await patiently(work);
+}
+
+asio::awaitable<void> ZfsStorage::create_volume(const std::string& volume,
+                                                const Identity& identity) {
+    auto work = [&] { volumes_.create(volume, identity); };
+    co_await patiently(work);
+}
+
+asio::awaitable<void> ZfsStorage::snapshot(const SnapshotRef& snapshot) {
+    auto work = [&] { volumes_.snapshot(snapshot); };
+    co_await patiently(work);
+}
+
+asio::awaitable<void> ZfsStorage::clone(const SnapshotRef& snapshot, const std::string& volume,
+                                        const Identity& identity) {
+    auto work = [&] { volumes_.clone(snapshot, volume, identity); };
+    co_await patiently(work);
+}
+
+asio::awaitable<std::filesystem::path> ZfsStorage::begin_copy(const std::string&,
+                                                              const std::string&, const Identity&,
+                                                              const CopyPlan&) {
+    throw copy_unsupported();
+    co_return std::filesystem::path();
+}
+
+asio::awaitable<void> ZfsStorage::finish_copy(const std::string&, const Identity&) {
+    throw copy_unsupported();
+    co_return;
+}
+
+asio::awaitable<void> ZfsStorage::destroy_volume(const std::string& volume,
+                                                 const std::string& owner_id) {
+    auto work = [&] { volumes_.destroy(volume, owner_id); };
+    co_await patiently(work);
+}
+
+asio::awaitable<void> ZfsStorage::destroy_snapshot(const SnapshotRef& snapshot) {
+    auto work = [&] { volumes_.destroy_snapshot(snapshot); };
+    co_await patiently(work);
+}
+
+asio::awaitable<Usage> ZfsStorage::usage(const std::string& volume) {
+    auto work = [&] { return volumes_.usage(volume); };
+    co_return co_await patiently(work);
+}
+
+asio::awaitable<Space> ZfsStorage::space() {
+    auto work = [&] { return volumes_.space(); };
+    co_return co_await patiently(work);
+}
+
+asio::awaitable<std::vector<Found>> ZfsStorage::list() {
+    auto work = [&] { return volumes_.list(); };
+    co_return co_await patiently(work);
+}
+
+}  // namespace bpg::storage
