@@ -36,11 +36,12 @@ constexpr milliseconds kLeftoverPause{20};
 /// How long dockerd may take to remove what it is removing already.
 constexpr milliseconds kRemovePatience{10'000};
 constexpr milliseconds kLookPause{50};
-/// How long another attempt may be between its create and its start.
-constexpr milliseconds kCreatedPatience{10'000};
+/// How long another attempt may be between its create and its start; later it was given up.
+constexpr std::chrono::seconds kCreatedPatience{5};
 /// Many starts at once wait for one another in dockerd.
 constexpr milliseconds kStartDeadline{120'000};
-constexpr int kStartAttempts = 5;
+/// How long to give way to another attempt at the same start.
+constexpr milliseconds kRivalPatience{30'000};
 constexpr std::size_t kTailMax = 16 * 1024;
 constexpr std::size_t kListMax = 64 << 20;
 constexpr std::size_t kInitLogLines = 100;
@@ -183,6 +184,7 @@ DockerRuntime::Container DockerRuntime::read_listed(const json& item) {
     found.branch_id = text_of(member(labels, kBranchLabel));
     found.data_directory = text_of(member(labels, kDataLabel));
     found.state = text_of(member(item, "State"));
+    found.made_at = number_of(member(item, "Created"));
     for (const json& name : member(item, "Names")) {
         const std::string one = text_of(name);
         // Others hold a slash more: links of one container to another.
@@ -262,6 +264,9 @@ asio::awaitable<DockerRuntime::Survey> DockerRuntime::survey(Place place) {
                 refusal = foreign(one.name, one.branch_id);
             } else if (is_instance && one.is_running()) {
                 result.runs = true;
+            } else if (is_instance && one.state == "created" &&
+                       std::time(nullptr) - one.made_at <= kCreatedPatience.count()) {
+                result.is_being_made = true;
             } else {
                 result.leftovers.push_back(one.id);
             }
@@ -282,8 +287,11 @@ asio::awaitable<DockerRuntime::Survey> DockerRuntime::survey(Place place) {
 asio::awaitable<void> DockerRuntime::start(const InstanceSpec& spec) {
     check_branch_id(spec.branch_id);
     const ImageFacts image = co_await image_of(spec.engine);
-    for (int attempt = 0; attempt < kStartAttempts; ++attempt) {
+    const auto end = steady_clock::now() + kRivalPatience;
+    while (steady_clock::now() < end) {
         if (co_await start_once(spec, image)) co_return;
+        asio::steady_timer timer(executor_, kLookPause);
+        co_await timer.async_wait(asio::use_awaitable);
     }
     throw Error(ErrorKind::kUnavailable, "runtime_unavailable", "cannot start the instance",
                 "its container is made and removed by somebody else again and again",
@@ -295,13 +303,17 @@ asio::awaitable<bool> DockerRuntime::start_once(InstanceSpec spec, ImageFacts im
     const Place place{spec.branch_id, spec.name, spec.volume, spec.data_directory};
     const Survey found = co_await survey(place);
     if (found.runs) co_return true;
+    const std::string name = container_name(spec.name);
+    if (found.is_being_made) {
+        co_await wait_while_created(name);
+        co_return false;
+    }
     for (const std::string& id : found.leftovers)
         co_await remove_container(id);
     const DockerNetwork network =
         network_of(settings_.container_prefix, settings_.egress_allowed || spec.may_reach_out);
     co_await prepare_place(spec, network);
 
-    const std::string name = container_name(spec.name);
     std::string body = container_body(plan_of(spec, std::move(image), network)).dump();
     const auto id = co_await create(name, std::move(body), spec.engine.image);
     if (!id) {

@@ -88,6 +88,7 @@ class DockerRuntime final : public Runtime {
         std::string state;  ///< "created", "running", "paused", "exited", …
         std::int64_t pid = 0;
         std::int64_t exit_code = 0;
+        std::int64_t made_at = 0;  ///< seconds since the epoch, where a list told it
         std::vector<std::filesystem::path> writable_mounts;
 
         bool is_running() const { return state == "running" || state == "paused"; }
@@ -95,6 +96,7 @@ class DockerRuntime final : public Runtime {
     /// Who has to do with one data directory.
     struct Survey {
         bool runs = false;
+        bool is_being_made = false;          ///< by another attempt, just now
         std::vector<std::string> leftovers;  ///< ids of ours to be removed first
     };
     struct Place {

@@ -5,13 +5,16 @@
 #include <fmt/format.h>
 #include <signal.h>
 #include <sys/file.h>
+#include <sys/mount.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <cstdlib>
 #include <fstream>
+#include <iomanip>
 #include <sstream>
 #include <stdexcept>
 #include <thread>
@@ -101,6 +104,30 @@ std::string filter_table() {
     return run({"iptables", "-S"}).out;
 }
 
+/// What a dockerd that was killed has left mounted.
+void unmount_below(const fs::path& directory) {
+    std::vector<std::string> places;
+    std::ifstream mounts("/proc/self/mounts");
+    for (std::string source, place, rest;
+         mounts >> source >> place && std::getline(mounts, rest);) {
+        if (place.starts_with(directory.native() + "/")) places.push_back(place);
+    }
+    for (auto place = places.rbegin(); place != places.rend(); ++place)
+        ::umount2(place->c_str(), MNT_DETACH);
+}
+
+/// Removes the rules of branches' networks whose name begins with `prefix`.
+void remove_rules(const std::string& prefix) {
+    for (const std::string& line : lines_of(run({"iptables", "-t", "mangle", "-S"}).out)) {
+        if (line.find("\"betterpg " + prefix) == std::string::npos) continue;
+        std::vector<std::string> argv = {"iptables", "-t", "mangle"};
+        std::stringstream words(line);
+        for (std::string word; words >> std::quoted(word);)
+            argv.push_back(word == "-A" ? "-D" : word);
+        run(argv);
+    }
+}
+
 /// The chains dockerd makes and never removes.
 void remove_chains(const std::string& forward_policy) {
     for (const char* chain : {"DOCKER-USER", "DOCKER-ISOLATION-STAGE-1"})
@@ -128,12 +155,15 @@ DockerHost& DockerHost::get() {
 }
 
 DockerHost::DockerHost() {
+    // Two runs of the tests beside each other need a dockerd each.
+    const char* suffix = std::getenv("BPG_TEST_DOCKER_SUFFIX");
+    const std::string name = std::string("betterpg-tests") + (suffix == nullptr ? "" : suffix);
     for (const char* root : kCacheRoots) {
         if (::access(root, W_OK) != 0) continue;
-        cache_ = fs::path(root) / "betterpg-tests";
+        cache_ = fs::path(root) / name;
         break;
     }
-    run_ = "/run/betterpg-tests";
+    run_ = fs::path("/run") / name;
     fs::create_directories(cache_);
     fs::create_directories(run_);
     socket_ = run_ / "docker.sock";
@@ -145,12 +175,14 @@ DockerHost::DockerHost() {
     had_chains_ = table.find("-N DOCKER\n") != std::string::npos;
     if (table.find("-P FORWARD ACCEPT") != std::string::npos) forward_policy_ = "ACCEPT";
     start_daemon();
+    sweep("");  // what a program that was killed has left
     make_images();
 }
 
 DockerHost::~DockerHost() {
     stop_registry();
     stop_daemon();
+    unmount_below(cache_);
     if (!had_chains_) remove_chains(forward_policy_);
     std::error_code ignored;  // somebody else may look at it
     fs::remove_all(run_, ignored);
@@ -160,8 +192,14 @@ void DockerHost::start_daemon() {
     if (pid_ > 0 && is_alive(pid_)) return;
     adopt_or_stop_old();
     if (pid_ > 0) return;
-    for (const char* storage_driver : {"overlay2", "vfs"}) {
-        if (try_start(storage_driver)) return;
+    // With another driver the images would seem to be gone.
+    std::string known;
+    std::ifstream(cache_ / "storage-driver") >> known;
+    for (const std::string storage_driver : {"overlay2", "vfs"}) {
+        if (!known.empty() && storage_driver != known) continue;
+        if (!try_start(storage_driver)) continue;
+        std::ofstream(cache_ / "storage-driver") << storage_driver << "\n";
+        return;
     }
     throw std::runtime_error("dockerd does not start, see " + (cache_ / "dockerd.log").native());
 }
@@ -179,6 +217,7 @@ void DockerHost::adopt_or_stop_old() {
         return;
     }
     if (is_ours) end(old);
+    end_containerd();
     std::error_code ignored;  // it need not be there
     fs::remove(run_ / "docker.pid", ignored);
 }
@@ -196,8 +235,6 @@ bool DockerHost::try_start(const std::string& storage_driver) {
                     "--storage-driver=" + storage_driver,
                     "--log-level=warn"};
     command.log_path = cache_ / "dockerd.log";
-    std::error_code ignored;  // it need not be there
-    fs::remove(command.log_path, ignored);
     pid_ = spawn_detached(command);
     const auto late = std::chrono::steady_clock::now() + kStartPatience;
     while (is_alive(pid_) && std::chrono::steady_clock::now() < late) {
@@ -218,6 +255,19 @@ void DockerHost::kill_daemon() {
         std::this_thread::sleep_for(2ms);
     ::waitpid(pid_, nullptr, WNOHANG);
     pid_ = 0;
+    end_containerd();
+}
+
+/// Dies with its dockerd, but not at once, and a new dockerd would wait for the dying one in vain.
+void DockerHost::end_containerd() const {
+    pid_t pid = 0;
+    std::ifstream(run_ / "exec/containerd/containerd.pid") >> pid;
+    const auto facts = pid > 0 ? process_facts(pid) : std::nullopt;
+    const bool is_ours =
+        facts && std::any_of(facts->argv.begin(), facts->argv.end(), [&](const std::string& one) {
+            return one.starts_with((run_ / "exec").native());
+        });
+    if (is_ours) end(pid);
 }
 
 void DockerHost::stop_daemon() {
@@ -326,7 +376,7 @@ std::vector<std::string> DockerHost::leftovers(const std::string& prefix) const 
         }
     };
     add("container", {"ps", "-a", "--format", "{{.Names}}"}, false);
-    add("network", {"network", "ls", "--format", "{{.Name}}"}, false);
+    add("network", {"network", "ls", "--filter", "type=custom", "--format", "{{.Name}}"}, false);
     add("volume", {"volume", "ls", "-q"}, true);
     for (const std::string& line : lines_of(run({"iptables", "-t", "mangle", "-S"}).out)) {
         if (line.find("betterpg " + prefix) != std::string::npos) found.push_back(line);
@@ -343,6 +393,7 @@ void DockerHost::sweep(const std::string& prefix) const {
         if (kind == "network") try_docker({"network", "rm", name});
         if (kind == "volume") try_docker({"volume", "rm", "-f", name});
     }
+    remove_rules(prefix);
 }
 
 }  // namespace bpg::test

@@ -66,6 +66,7 @@ class DockerHost {
     void make_base_image();
     bool has_image(const std::string& name) const;
     void stop_daemon();
+    void end_containerd() const;
     void stop_registry();
 
     std::filesystem::path cache_;

@@ -249,7 +249,8 @@ class Boxed {
         pqxx::nontransaction transaction(connection);
         transaction.exec("CREATE TEMP TABLE said (line text)");
         transaction.exec("COPY said FROM PROGRAM " +
-                         transaction.quote("bash -c " + quoted(shell + " 2>&1; true")));
+                         transaction.quote("bash -c " + quoted("{ " + shell + "\n} 2>&1; true")) +
+                         " WITH (FORMAT csv, DELIMITER E'\\x01', QUOTE E'\\x02')");
         std::string all;
         for (const auto& row : transaction.exec("SELECT line FROM said"))
             all += std::string(row[0].c_str()) + "\n";

@@ -187,7 +187,7 @@ TEST_F(RuntimeDocker, ABranchReachesNothingThoughItsPortIsReached) {
     const std::string gateway =
         branch.inspected()["NetworkSettings"]["Networks"][network]["Gateway"];
     const auto opens = [&](const Boxed& from, const std::string& place) {
-        const std::string said = from.program("timeout 2 bash -c 'exec 3<>/dev/tcp/" + place +
+        const std::string said = from.program("timeout 1 bash -c 'exec 3<>/dev/tcp/" + place +
                                               "' && echo reached || echo closed");
         return said.find("reached") != std::string::npos;
     };
@@ -268,17 +268,20 @@ TEST_F(RuntimeDocker, AnotherDaemonAdoptsWhatRunsAndTwoStartsAreOne) {
     Boxed branch(drivers_);
     branch.write_config();
     DockerDrivers other(prefix());
-    ErrorInfo failure;
-    std::thread rival([&] {
+    const auto failure_of = [&](DockerDrivers& daemon) -> ErrorInfo {
         try {
-            other.run(other.runtime.start(branch.spec()));
+            daemon.run(daemon.runtime.start(branch.spec()));
+            return {};
         } catch (const Error& error) {
-            failure = error.info();
+            return error.info();
         }
-    });
-    drivers_.run(drivers_.runtime.start(branch.spec()));
+    };
+    ErrorInfo theirs;
+    std::thread rival([&] { theirs = failure_of(other); });
+    const ErrorInfo ours = failure_of(drivers_);
     rival.join();
-    EXPECT_EQ(failure.code, "") << failure.detail;
+    EXPECT_EQ(theirs.code, "") << theirs.detail;
+    EXPECT_EQ(ours.code, "") << ours.detail;
     branch.ready();
     const pid_t pid = branch.pid();
     ASSERT_GT(pid, 0);
