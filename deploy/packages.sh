@@ -11,7 +11,7 @@ readonly BUILD_PACKAGES=(
 readonly RUN_PACKAGES=(postgresql-15 postgresql-client-15 btrfs-progs util-linux mount)
 readonly TEST_PACKAGES=(
     git python3 clang-format-19 clang-tidy-19 libclang-rt-19-dev libgtest-dev libgmock-dev
-    libbenchmark-dev xfsprogs prometheus zfs-fuse)
+    libbenchmark-dev xfsprogs prometheus zfs-fuse docker.io iptables debootstrap docker-registry)
 
 # Sentences on stderr; the reason of a refusal and what to do are one sentence each.
 refuse() {
@@ -90,7 +90,10 @@ keep_services_off() {
     local name
     for name in "$@"; do
         case $name in
-            prometheus | zfs-fuse) systemctl disable --quiet "$name.service" || true ;;
+            docker.io) systemctl disable --quiet docker.service docker.socket || true ;;
+            prometheus | zfs-fuse | docker-registry)
+                systemctl disable --quiet "$name.service" || true
+                ;;
         esac
     done
 }

@@ -19,6 +19,7 @@
 #include "orchestrator/base/error.h"
 #include "orchestrator/base/id.h"
 #include "orchestrator/base/subprocess.h"
+#include "orchestrator/runtime/cluster_files.h"
 #include "orchestrator/runtime/installations.h"
 #include "orchestrator/runtime/instance_process.h"
 
@@ -61,56 +62,18 @@ bool lives(pid_t pid, std::uint64_t start_time) {
     return !facts->zombie;
 }
 
-bool is_finished_cluster(const std::filesystem::path& data) {
-    struct stat version{};
-    struct stat control{};
-    return ::lstat((data / "PG_VERSION").c_str(), &version) == 0 && S_ISREG(version.st_mode) &&
-           ::lstat((data / "global/pg_control").c_str(), &control) == 0 && S_ISREG(control.st_mode);
-}
-
-Error initdb_failed(const Command& command, const CommandResult& result) {
-    const std::string& text = result.err;
-    if (text.find("No space left on device") != std::string::npos) {
-        return {ErrorKind::kExhausted, "no_space", "there is no space for a new data directory",
-                result.explain(command), "delete branches, or make the storage larger"};
-    }
-    if (text.find("invalid locale") != std::string::npos) {
-        return {ErrorKind::kInvalid, "locale_invalid", "PostgreSQL does not take this locale", text,
-                "set postgres.locale to one that `locale -a` lists, such as C.UTF-8"};
-    }
-    return {ErrorKind::kInternal, "initdb_failed", "cannot make a data directory",
-            result.explain(command) + "\n" + text.substr(0, 4096)};
-}
-
-/// initdb into a directory beside, one sync of the file system, a rename: what carries the name of
-/// the data directory is a finished cluster, at every instant and after a power cut.
 void make_data_directory(const std::filesystem::path& bin_dir, const InitSpec& spec,
                          FileOwner user) {
     if (is_finished_cluster(spec.data_directory)) return;
-    std::filesystem::path aside = spec.data_directory;
-    aside += ".init";
-    remove_tree(spec.data_directory);
-    remove_tree(aside);
-    ensure_directory(aside, 0700, user);
-
+    begin_cluster(spec.data_directory, user);
+    std::vector<std::string> argv = initdb_arguments(spec.data_directory, spec.locale);
+    argv.insert(argv.begin(), (bin_dir / "initdb").native());
     Command command;
-    command.argv =
-        as_user(user, {(bin_dir / "initdb").native(), "-D", aside.native(), "-E", "UTF8",
-                       "--locale=" + spec.locale, "--data-checksums", "--username=postgres",
-                       "--auth-local=peer", "--auth-host=scram-sha-256", "--no-sync"});
+    command.argv = as_user(user, std::move(argv));
     command.deadline = kInitDeadline;
     const CommandResult result = run_command(command);
-    if (!result.ok()) throw initdb_failed(command, result);
-    if (!is_finished_cluster(aside)) {
-        throw Error(ErrorKind::kInternal, "initdb_failed", "cannot make a data directory",
-                    "initdb reported success but left no cluster");
-    }
-    const UniqueFd directory = open_directory(aside);
-    if (::syncfs(directory.get()) != 0) throw errno_error("sync " + aside.native(), errno);
-    if (::rename(aside.c_str(), spec.data_directory.c_str()) != 0) {
-        throw errno_error("rename " + aside.native(), errno);
-    }
-    fsync_directory(spec.data_directory.parent_path());
+    if (!result.ok()) throw initdb_failed(result.explain(command), result.err);
+    finish_cluster(spec.data_directory);
 }
 
 /// postmaster.pid of an instance that was killed may name a pid that is another process by now,
@@ -131,11 +94,7 @@ void remove_misleading_pid_file(const std::filesystem::path& data) {
 
 void prepare_surroundings(const InstanceSpec& spec, FileOwner user) {
     remove_misleading_pid_file(spec.data_directory);
-    // Traversed by the instances, listed by root only.
-    ensure_directory(spec.socket_directory.parent_path(), 0711, FileOwner{0, 0});
-    // A lock file of an earlier life would mislead in the same way.
-    remove_tree(spec.socket_directory);
-    ensure_directory(spec.socket_directory, 0700, user);
+    make_socket_directory(spec.socket_directory, user);
     std::filesystem::create_directories(spec.log_path.parent_path());
     begin_log(spec.log_path, spec.branch_id);
 }
@@ -152,15 +111,6 @@ pid_t spawn(const InstanceSpec& spec, const std::filesystem::path& bin_dir, File
     if (systemd_runs()) command.argv = in_own_scope(spec.branch_id, std::move(command.argv));
     command.log_path = spec.log_path;
     return spawn_detached(command);
-}
-
-Error directory_in_use(const std::filesystem::path& data, pid_t pid) {
-    const auto facts = process_facts(pid);
-    const std::string name = facts && !facts->argv.empty() ? facts->argv.front() : "?";
-    return {ErrorKind::kConflict, "data_directory_in_use",
-            "another process runs on this data directory",
-            fmt::format("process {} ({}) works in {}", pid, name, data.native()),
-            "stop it: two servers on one data directory destroy it"};
 }
 
 }  // namespace

@@ -28,6 +28,7 @@
 #include "orchestrator/postgres/local_data_directories.h"
 #include "orchestrator/postgres/pqxx_postgres.h"
 #include "orchestrator/runtime/process.h"
+#include "tests/harness/loop.h"
 #include "tests/harness/ports.h"
 
 namespace bpg::test {
@@ -37,45 +38,12 @@ namespace asio = boost::asio;
 namespace fs = std::filesystem;
 
 /// The loop thread, its pool and the ports under test.
-class Drivers {
+class Drivers : public Loop {
   public:
     Drivers()
-        : pool(4),
-          runtime({.bin_dir = bin_dir(), .user = "postgres"}, pool, io.get_executor()),
+        : runtime({.bin_dir = bin_dir(), .user = "postgres"}, pool, io.get_executor()),
           postgres(pool),
           directories(pool) {}
-
-    /// Runs the loop until the coroutine is done; its value or exception.
-    template <class T>
-    T run(asio::awaitable<T> work) {
-        std::exception_ptr failure;
-        std::optional<std::conditional_t<std::is_void_v<T>, bool, T>> value;
-        io.restart();
-        if constexpr (std::is_void_v<T>) {
-            asio::co_spawn(io, std::move(work),
-                           [&](std::exception_ptr thrown) { failure = thrown; });
-        } else {
-            asio::co_spawn(io, std::move(work), [&](std::exception_ptr thrown, T result) {
-                failure = thrown;
-                if (!thrown) value.emplace(std::move(result));
-            });
-        }
-        io.run();
-        if (failure) std::rethrow_exception(failure);
-        if constexpr (!std::is_void_v<T>) return std::move(*value);
-    }
-
-    /// The error a coroutine ends with; a failed test when it ends with none.
-    template <class T>
-    ErrorInfo error_of(asio::awaitable<T> work) {
-        try {
-            static_cast<void>(run(std::move(work)));
-        } catch (const Error& error) {
-            return error.info();
-        }
-        ADD_FAILURE() << "no error was thrown";
-        return {};
-    }
 
     static fs::path bin_dir() {
         const char* chosen = std::getenv("BPG_TEST_BIN_DIR");
@@ -88,19 +56,10 @@ class Drivers {
         return run(runtime.find_engine(wanted));
     }
 
-    asio::io_context io;
-    BlockingPool pool;
     runtime::ProcessRuntime runtime;
     postgres::PqxxPostgres postgres;
     postgres::LocalDataDirectories directories;
 };
-
-inline void shell_free(std::vector<std::string> argv) {
-    Command command;
-    command.argv = std::move(argv);
-    const CommandResult result = run_command(command);
-    if (!result.ok()) throw std::runtime_error(command.argv[0] + ": " + result.explain(command));
-}
 
 /// Everything below one directory that instances can traverse, with the cluster all begin from.
 class Place {
@@ -274,17 +233,6 @@ class Instance {
     std::string id_;
     int port_;
 };
-
-/// Looks every 10 ms until it holds; false when the deadline passed.
-template <class Condition>
-bool soon(Condition condition, std::chrono::milliseconds deadline = 10s) {
-    const auto end = std::chrono::steady_clock::now() + deadline;
-    while (!condition()) {
-        if (std::chrono::steady_clock::now() >= end) return false;
-        std::this_thread::sleep_for(10ms);
-    }
-    return true;
-}
 
 inline std::string content_of(const fs::path& path) {
     return read_file(path, 16U << 20U).value_or("");

@@ -1,0 +1,159 @@
+#include "orchestrator/runtime/docker_network.h"
+
+#include <fmt/format.h>
+
+#include <nlohmann/json.hpp>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/base/subprocess.h"
+
+namespace bpg::runtime {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::string_view kNetworkLabel = "betterpg.network";
+constexpr std::string_view kBridgeOption = "com.docker.network.bridge.name";
+constexpr std::string_view kIccOption = "com.docker.network.bridge.enable_icc";
+constexpr std::chrono::milliseconds kRuleDeadline{10'000};
+
+/// The name of an interface has 15 characters at most, a prefix may have more.
+std::string bridge_name(const std::string& network) {
+    std::uint32_t hash = 2166136261U;  // FNV-1a
+    for (const char c : network)
+        hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+    return fmt::format("bpg{:08x}", hash);
+}
+
+std::vector<std::string> rule(const DockerNetwork& network, const char* verb) {
+    return {"iptables",
+            "-w",
+            "5",
+            "-t",
+            "mangle",
+            verb,
+            "PREROUTING",
+            "-i",
+            network.bridge,
+            "-m",
+            "conntrack",
+            "--ctstate",
+            "NEW",
+            "-m",
+            "comment",
+            "--comment",
+            "betterpg " + network.name,
+            "-j",
+            "DROP"};
+}
+
+CommandResult run_rule(const DockerNetwork& network, const char* verb, Command& command) {
+    command.argv = rule(network, verb);
+    command.deadline = kRuleDeadline;
+    return run_command(command);
+}
+
+Error not_closed(std::string why) {
+    return {ErrorKind::kUnavailable, "egress_not_closed",
+            "the network of a branch cannot be closed", std::move(why),
+            "install iptables, or let branches reach out with runtime.docker.egress: allow"};
+}
+
+json network_body(const DockerNetwork& network) {
+    return {{"Name", network.name},
+            {"CheckDuplicate", true},
+            {"Driver", "bridge"},
+            {"EnableIPv6", false},
+            {"Labels", {{std::string(kNetworkLabel), network.open ? "open" : "closed"}}},
+            {"Options",
+             {{std::string(kBridgeOption), network.bridge}, {std::string(kIccOption), "false"}}}};
+}
+
+void check_ours(const json& found, const DockerNetwork& wanted) {
+    const auto text = [&](const char* part, std::string_view key) -> std::string {
+        const auto object = found.value(part, json::object());
+        return object.is_object() ? object.value(std::string(key), "") : "";
+    };
+    if (text("Labels", kNetworkLabel) == (wanted.open ? "open" : "closed") &&
+        text("Options", kBridgeOption) == wanted.bridge && text("Options", kIccOption) == "false") {
+        return;
+    }
+    throw Error(ErrorKind::kConflict, "network_foreign",
+                fmt::format("the Docker network {} is not BetterPG's", wanted.name),
+                "it has another label or other options",
+                "remove it, or set another runtime.docker.container_prefix");
+}
+
+asio::awaitable<DockerAnswer> look_at_network(DockerWire& wire, std::string name) {
+    DockerRequest look;
+    look.target = "/networks/" + url_escape(name);
+    co_return co_await wire.call(std::move(look));
+}
+
+}  // namespace
+
+DockerNetwork network_of(const std::string& prefix, bool open) {
+    const std::string name = prefix + (open ? "net-open" : "net");
+    return {name, bridge_name(name), open};
+}
+
+asio::awaitable<void> ensure_network(DockerWire& wire, DockerNetwork network) {
+    for (int attempt = 0; attempt < 3; ++attempt) {
+        const DockerAnswer found = co_await look_at_network(wire, network.name);
+        if (found.ok()) {
+            const auto facts = json::parse(found.body, nullptr, /*allow_exceptions=*/false);
+            check_ours(facts.is_object() ? facts : json::object(), network);
+            co_return;
+        }
+        DockerRequest create;
+        create.method = "POST";
+        create.target = "/networks/create";
+        create.body = network_body(network).dump();
+        const DockerAnswer made = co_await wire.call(std::move(create));
+        if (made.ok()) co_return;
+        if (made.status == 409) continue;  // another was faster
+        throw Error(ErrorKind::kUnavailable, "network_failed",
+                    "cannot make the Docker network " + network.name, made.message(),
+                    "docker network create says more");
+    }
+    throw Error(ErrorKind::kUnavailable, "network_failed",
+                "cannot make the Docker network " + network.name,
+                "it is there and not there by turns");
+}
+
+asio::awaitable<void> remove_network(DockerWire& wire, DockerNetwork network) {
+    const DockerAnswer found = co_await look_at_network(wire, network.name);
+    if (!found.ok()) co_return;
+    const auto facts = json::parse(found.body, nullptr, /*allow_exceptions=*/false);
+    if (!facts.is_object()) co_return;
+    const auto labels = facts.value("Labels", json::object());
+    if (!labels.is_object() || !labels.contains(kNetworkLabel)) co_return;
+    DockerRequest remove;
+    remove.method = "DELETE";
+    remove.target = "/networks/" + url_escape(network.name);
+    const DockerAnswer gone = co_await wire.call(std::move(remove));
+    if (gone.ok() || gone.status == 404) co_return;
+    throw Error(ErrorKind::kConflict, "network_in_use",
+                "cannot remove the Docker network " + network.name, gone.message());
+}
+
+void ensure_closed(const DockerNetwork& network) {
+    Command command;
+    try {
+        if (run_rule(network, "-C", command).ok()) return;
+        const CommandResult added = run_rule(network, "-I", command);
+        if (!added.ok()) throw not_closed(added.explain(command));
+    } catch (const Error& failure) {
+        if (failure.code() != "command_not_found") throw;
+        throw not_closed("there is no iptables on this machine");
+    }
+}
+
+void forget_closed(const DockerNetwork& network) {
+    Command command;
+    constexpr int kCopiesMax = 8;
+    for (int copy = 0; copy < kCopiesMax && run_rule(network, "-D", command).ok(); ++copy) {
+    }
+}
+
+}  // namespace bpg::runtime

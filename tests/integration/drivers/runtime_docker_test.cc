@@ -1,0 +1,548 @@
+// The docker runtime with a real dockerd and real PostgreSQL.
+#include <netinet/in.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <atomic>
+#include <boost/asio/bind_cancellation_slot.hpp>
+#include <boost/asio/cancellation_signal.hpp>
+#include <boost/asio/detached.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <cstring>
+
+#include "tests/integration/drivers/docker_fixture.h"
+
+namespace bpg::test {
+namespace {
+
+using runtime::Engine;
+using runtime::StopMode;
+using std::chrono::steady_clock;
+
+class RuntimeDocker : public DockerTest {};
+class RuntimeDockerImages : public DockerTest, public ::testing::WithParamInterface<Image> {};
+
+INSTANTIATE_TEST_SUITE_P(Uids, RuntimeDockerImages,
+                         ::testing::Values(Image::kDebian, Image::kUid70), [](const auto& info) {
+                             return info.param == Image::kDebian ? "Debian" : "Uid70WithVolume";
+                         });
+
+/// Listens on every address of this machine until its end.
+class Listener {
+  public:
+    Listener() : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_ANY);
+        socklen_t size = sizeof address;
+        void* raw = &address;
+        if (::bind(fd_.get(), static_cast<sockaddr*>(raw), size) != 0 ||
+            ::listen(fd_.get(), 16) != 0 ||
+            ::getsockname(fd_.get(), static_cast<sockaddr*>(raw), &size) != 0) {
+            throw std::runtime_error("cannot listen");
+        }
+        port_ = ntohs(address.sin_port);
+    }
+    int port() const { return port_; }
+
+  private:
+    UniqueFd fd_;
+    int port_ = 0;
+};
+
+/// Accepts connections and says nothing, as a dockerd that hangs.
+class SilentServer {
+  public:
+    explicit SilentServer(const fs::path& path)
+        : fd_(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        std::strncpy(&address.sun_path[0], path.c_str(), sizeof address.sun_path - 1);
+        void* raw = &address;
+        if (::bind(fd_.get(), static_cast<sockaddr*>(raw), sizeof address) != 0 ||
+            ::listen(fd_.get(), 16) != 0) {
+            throw std::runtime_error("cannot listen on " + path.native());
+        }
+    }
+
+  private:
+    UniqueFd fd_;
+};
+
+TEST_P(RuntimeDockerImages, InitStartAndQueryOverThePortAndTheSocket) {
+    Boxed branch(drivers_, GetParam(), Boxed::From::kNothing);
+    EXPECT_EQ(branch.engine().version.substr(0, 3), "15.");
+    if (GetParam() == Image::kUid70) EXPECT_EQ(branch.engine().user.uid, 70U);
+    drivers_.run(drivers_.runtime.init_data_directory(branch.init_spec()));
+    EXPECT_FALSE(fs::exists(branch.volume() / "data.init"));
+    branch.start_ready();
+    EXPECT_EQ(branch.sql("SHOW data_checksums"), "on");
+    EXPECT_EQ(branch.sql("SHOW server_encoding"), "UTF8");
+    EXPECT_EQ(branch.sql("SELECT current_user"), "postgres") << "root is postgres by peer";
+
+    const std::string password = "a-password-of-this-branch";
+    drivers_.run(drivers_.postgres.set_superuser_verifier(branch.endpoint(),
+                                                          postgres::scram_verifier(password)));
+    const auto login = [&](const std::string& word) {
+        return drivers_.postgres.verify_login("127.0.0.1", branch.port(), word, branch.id());
+    };
+    EXPECT_EQ(drivers_.error_of(login(password)).code, "postgres_unreachable") << "not open yet";
+    branch.write_config(/*open=*/true);
+    drivers_.run(drivers_.runtime.reload(branch.ref()));
+    EXPECT_TRUE(soon([&] {
+        try {
+            drivers_.run(login(password));
+            return true;
+        } catch (const Error&) {
+            return false;
+        }
+    }));
+    EXPECT_EQ(drivers_.error_of(login("another")).code, "postgres_unreachable");
+}
+
+TEST_P(RuntimeDockerImages, NoAnonymousVolumeIsMade) {
+    Boxed branch(drivers_, GetParam());
+    branch.start_ready();
+    EXPECT_EQ(host().docker({"volume", "ls", "-q"}), "");
+    for (const auto& mount : branch.inspected()["Mounts"]) {
+        EXPECT_NE(mount["Type"], "volume") << mount.dump();
+    }
+}
+
+TEST_F(RuntimeDocker, InitWithAnUnknownLocaleSaysSo) {
+    Boxed branch(drivers_, Image::kDebian, Boxed::From::kNothing);
+    const ErrorInfo error =
+        drivers_.error_of(drivers_.runtime.init_data_directory(branch.init_spec("xx_YY.UTF-8")));
+    EXPECT_EQ(error.code, "locale_invalid") << error.detail;
+    EXPECT_FALSE(fs::exists(branch.data()));
+}
+
+TEST_F(RuntimeDocker, AnInterruptedInitIsRepeatedAndAFinishedOneIsLeftAlone) {
+    Boxed branch(drivers_, Image::kDebian, Boxed::From::kNothing);
+    fs::create_directories(branch.data() / "base/1");
+    std::ofstream(branch.data() / "PG_VERSION") << "15\n";
+    fs::create_directories(branch.volume() / "data.init/base");
+    // The container of a bpgd that was killed meanwhile; it still runs.
+    const std::string left = branch.container() + ".init";
+    host().docker({"run", "-d", "--name", left, "--network", "none", "--label",
+                   "betterpg.role=init", "--label", "betterpg.branch_id=" + branch.id(), "--label",
+                   "betterpg.data_directory=" + branch.data().native(), "-v",
+                   branch.volume().native() + ":" + branch.volume().native(),
+                   host().image(Image::kDebian), "sleep", "1000"});
+    drivers_.run(drivers_.runtime.init_data_directory(branch.init_spec()));
+    EXPECT_NE(host().try_docker({"inspect", left}).find("No such object"), std::string::npos);
+    const auto made = fs::last_write_time(branch.data() / "PG_VERSION");
+    drivers_.run(drivers_.runtime.init_data_directory(branch.init_spec()));
+    EXPECT_EQ(fs::last_write_time(branch.data() / "PG_VERSION"), made);
+    branch.start_ready();
+}
+
+TEST_F(RuntimeDocker, ASuperuserOfABranchIsNobodyInItsContainer) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    const auto facts = branch.inspected();
+    const auto& limits = facts["HostConfig"];
+    EXPECT_EQ(facts["Config"]["User"],
+              fmt::format("{}:{}", branch.engine().user.uid, branch.engine().user.gid));
+    EXPECT_EQ(facts["Config"]["Image"], branch.engine().image_id);
+    EXPECT_EQ(limits["CapDrop"], nlohmann::json({"ALL"}));
+    EXPECT_EQ(limits["SecurityOpt"], nlohmann::json({"no-new-privileges"}));
+    EXPECT_EQ(limits["ReadonlyRootfs"], true);
+    EXPECT_EQ(limits["PidsLimit"], 4096);
+    EXPECT_EQ(limits["RestartPolicy"]["Name"], "no");
+    EXPECT_EQ(limits["IpcMode"], "private");
+    EXPECT_GT(limits["OomScoreAdj"], 0);
+    EXPECT_EQ(facts["Config"]["StopSignal"], "SIGINT");
+    EXPECT_EQ(facts["Config"]["Labels"]["betterpg.ref"], "test/" + branch.id());
+    const std::string port = fmt::format("{}/tcp", branch.port());
+    EXPECT_EQ(limits["PortBindings"][port][0]["HostIp"], "127.0.0.1");
+    EXPECT_EQ(limits["PortBindings"].size(), 1U);
+    EXPECT_EQ(facts["Mounts"].size(), 2U) << facts["Mounts"].dump(1);
+
+    const std::string status = branch.program("cat /proc/self/status");
+    EXPECT_NE(status.find("CapEff:\t0000000000000000"), std::string::npos) << status;
+    EXPECT_NE(status.find("CapBnd:\t0000000000000000"), std::string::npos) << status;
+    EXPECT_NE(status.find("NoNewPrivs:\t1"), std::string::npos) << status;
+    EXPECT_NE(status.find("Seccomp:\t2"), std::string::npos) << status;
+    EXPECT_NE(branch.program("touch /etc/x").find("Read-only file system"), std::string::npos);
+    EXPECT_NE(branch.program("su -c id root </dev/null").find("su:"), std::string::npos);
+    EXPECT_EQ(branch.program("ls " + branch.volume().parent_path().native()), branch.id() + "\n");
+    EXPECT_EQ(
+        branch.program("ls -d /var/run/docker.sock /sys/fs/cgroup/x; id -u").find("docker.sock\n"),
+        std::string::npos);
+}
+
+TEST_F(RuntimeDocker, ABranchReachesNothingThoughItsPortIsReached) {
+    Boxed other(drivers_);
+    other.start_ready();
+    Boxed branch(drivers_);
+    branch.start_ready();
+    const Listener listener;
+    const std::string network = prefix() + "net";
+    const auto address_of = [&](const Boxed& one) {
+        return one.inspected()["NetworkSettings"]["Networks"][network]["IPAddress"]
+            .get<std::string>();
+    };
+    const std::string gateway =
+        branch.inspected()["NetworkSettings"]["Networks"][network]["Gateway"];
+    const auto opens = [&](const Boxed& from, const std::string& place) {
+        const std::string said = from.program("timeout 1 bash -c 'exec 3<>/dev/tcp/" + place +
+                                              "' && echo reached || echo closed");
+        return said.find("reached") != std::string::npos;
+    };
+    const std::string service = "/" + std::to_string(listener.port());
+    std::vector<std::string> addresses = {gateway};
+    const auto all = output_of({"hostname", "-I"});
+    std::stringstream list(all);
+    for (std::string one; list >> one;) {
+        if (one.find(':') == std::string::npos) addresses.push_back(one);
+    }
+    for (const std::string& address : addresses)
+        EXPECT_FALSE(opens(branch, address + service)) << address;
+    EXPECT_FALSE(opens(branch, address_of(other) + "/" + std::to_string(other.port())));
+    EXPECT_FALSE(opens(branch, gateway + "/" + std::to_string(other.port())));
+    EXPECT_EQ(branch.program("cat /proc/net/if_inet6 | grep -v lo"), "");
+    EXPECT_TRUE(opens(branch, "127.0.0.1/" + std::to_string(branch.port()))) << "the test is wrong";
+    // Nor do questions for names leave.
+    EXPECT_NE(branch.program("timeout 5 getent hosts example.com || echo unknown").find("unknown"),
+              std::string::npos);
+
+    // The same from a branch that may, so that the test is known to see a difference.
+    Boxed free(drivers_);
+    free.write_config();
+    auto spec = free.spec();
+    spec.may_reach_out = true;
+    drivers_.run(drivers_.runtime.start(spec));
+    free.ready();
+    EXPECT_TRUE(opens(free, addresses.back() + service)) << addresses.back();
+    EXPECT_FALSE(opens(free, address_of(branch) + "/" + std::to_string(branch.port())));
+}
+
+TEST_F(RuntimeDocker, ANetworkThatSomebodyOpenedIsClosedAtTheNextStart) {
+    Boxed first(drivers_);
+    first.start_ready();
+    const auto network = runtime::network_of(prefix(), /*open=*/false);
+    runtime::forget_closed(network);
+    host().docker({"rm", "-f", "-v", first.container()});
+    host().docker({"network", "rm", network.name});
+    first.start_ready();
+    const auto rules = output_of({"iptables", "-t", "mangle", "-S", "PREROUTING"});
+    EXPECT_NE(rules.find(network.bridge), std::string::npos) << rules;
+}
+
+TEST_F(RuntimeDocker, AForeignContainerOfOurNameIsNeverTouched) {
+    Boxed branch(drivers_);
+    branch.write_config();
+    host().docker({"run", "-d", "--name", branch.container(), "--network", "none",
+                   host().image(Image::kDebian), "sleep", "1000"});
+    const ErrorInfo error = drivers_.error_of(drivers_.runtime.start(branch.spec()));
+    EXPECT_EQ(error.code, "container_foreign");
+    EXPECT_EQ(error.kind, ErrorKind::kConflict);
+    EXPECT_NE(error.message.find(branch.container()), std::string::npos) << error.message;
+    EXPECT_FALSE(error.hint.empty());
+    drivers_.run(drivers_.runtime.stop(branch.ref(), StopMode::kImmediate, 1s));
+    drivers_.run(drivers_.runtime.remove(branch.ref()));
+    EXPECT_EQ(branch.pid(), 0);
+    EXPECT_EQ(branch.inspected()["State"]["Status"], "running");
+    host().docker({"rm", "-f", "-v", branch.container()});
+}
+
+TEST_F(RuntimeDocker, AnotherContainerOnTheDataDirectoryIsRefusedByName) {
+    Boxed branch(drivers_);
+    branch.write_config();
+    const std::string stranger = prefix() + "by-hand";
+    for (const fs::path& mounted : {branch.data(), branch.volume()}) {
+        host().docker({"create", "--name", stranger, "--network", "none", "-v",
+                       mounted.native() + ":/var/lib/postgresql/data", host().image(Image::kDebian),
+                       "sleep", "1000"});
+        const ErrorInfo error = drivers_.error_of(drivers_.runtime.start(branch.spec()));
+        EXPECT_EQ(error.code, "data_directory_in_use");
+        EXPECT_NE(error.detail.find(stranger), std::string::npos) << error.detail;
+        host().docker({"rm", "-f", "-v", stranger});
+    }
+    branch.start_ready();
+}
+
+TEST_F(RuntimeDocker, AnotherDaemonAdoptsWhatRunsAndTwoStartsAreOne) {
+    Boxed branch(drivers_);
+    branch.write_config();
+    DockerDrivers other(prefix());
+    const auto failure_of = [&](DockerDrivers& daemon) -> ErrorInfo {
+        try {
+            daemon.run(daemon.runtime.start(branch.spec()));
+            return {};
+        } catch (const Error& error) {
+            return error.info();
+        }
+    };
+    ErrorInfo theirs;
+    std::thread rival([&] { theirs = failure_of(other); });
+    const ErrorInfo ours = failure_of(drivers_);
+    rival.join();
+    EXPECT_EQ(theirs.code, "") << theirs.detail;
+    EXPECT_EQ(ours.code, "") << ours.detail;
+    branch.ready();
+    const pid_t pid = branch.pid();
+    ASSERT_GT(pid, 0);
+    drivers_.run(drivers_.runtime.start(branch.spec()));
+    EXPECT_EQ(branch.pid(), pid);
+    EXPECT_EQ(other.run(other.runtime.inspect(branch.ref())).pid, pid);
+    EXPECT_EQ(branch.sql("SELECT 1"), "1");
+}
+
+TEST_F(RuntimeDocker, AFastStopIsACleanOneAndLeavesTheLog) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    EXPECT_EQ(drivers_.error_of(drivers_.runtime.remove(branch.ref())).code, "still_running");
+    drivers_.run(drivers_.runtime.stop(branch.ref(), StopMode::kFast, 30s));
+    EXPECT_EQ(branch.pid(), 0);
+    EXPECT_TRUE(drivers_.run(drivers_.directories.control_file(branch.data())).cleanly_shut_down);
+    EXPECT_NE(branch.log().find("database system is shut down"), std::string::npos) << branch.log();
+    drivers_.run(drivers_.runtime.stop(branch.ref(), StopMode::kFast, 30s));
+    drivers_.run(drivers_.runtime.remove(branch.ref()));
+    EXPECT_FALSE(fs::exists(branch.endpoint().socket_directory));
+    EXPECT_EQ(branch.log(), "");
+    drivers_.run(drivers_.runtime.remove(branch.ref()));
+    branch.start_ready();
+    EXPECT_EQ(branch.log().find("is shut down"), std::string::npos) << "of an earlier start";
+}
+
+TEST_F(RuntimeDocker, AFastStopThatTakesTooLongFailsAndAnImmediateOneEnds) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    const pid_t pid = branch.pid();
+    ASSERT_EQ(::kill(pid, SIGSTOP), 0);
+    const ErrorInfo error =
+        drivers_.error_of(drivers_.runtime.stop(branch.ref(), StopMode::kFast, 200ms));
+    EXPECT_EQ(error.code, "stop_timed_out");
+    EXPECT_EQ(error.kind, ErrorKind::kTimeout);
+    EXPECT_EQ(branch.pid(), pid);
+    drivers_.run(drivers_.runtime.stop(branch.ref(), StopMode::kImmediate, 200ms));
+    EXPECT_EQ(branch.pid(), 0);
+    // A crash leaves its pid file; a new start is not misled by it.
+    EXPECT_TRUE(fs::exists(branch.data() / "postmaster.pid"));
+    branch.start_ready();
+}
+
+TEST_F(RuntimeDocker, APausedInstanceCanBeStopped) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    host().docker({"pause", branch.container()});
+    EXPECT_GT(branch.pid(), 0);
+    drivers_.run(drivers_.runtime.stop(branch.ref(), StopMode::kFast, 30s));
+    EXPECT_EQ(branch.pid(), 0);
+}
+
+TEST_F(RuntimeDocker, APortInUseIsRefusedBeforeAnythingIsMade) {
+    Boxed branch(drivers_);
+    branch.write_config();
+    const Listener listener;
+    auto spec = branch.spec({{"port", std::to_string(listener.port())}});
+    spec.port = listener.port();
+    const ErrorInfo error = drivers_.error_of(drivers_.runtime.start(spec));
+    EXPECT_EQ(error.code, "port_taken");
+    EXPECT_NE(error.detail.find(std::to_string(::getpid())), std::string::npos) << error.detail;
+}
+
+TEST_F(RuntimeDocker, AnInstanceThatRefusesEndsAndItsLogSaysWhy) {
+    Boxed branch(drivers_, Image::kRefusing, Boxed::From::kNothing);
+    shell_free({"cp", "-a", DockerPlace::get().seed(drivers_, Image::kDebian).native(),
+                branch.data().native()});
+    branch.start();
+    const auto begin = steady_clock::now();
+    const ErrorInfo error = drivers_.error_of(drivers_.postgres.await_ready(
+        branch.data(), branch.endpoint(), [&] { return branch.is_running(); }, 20s));
+    EXPECT_EQ(error.code, "postgres_refused");
+    EXPECT_LT(steady_clock::now() - begin, 3s);
+    EXPECT_EQ(branch.log(), "FATAL:  this server never starts\n");
+}
+
+TEST_F(RuntimeDocker, WaitingEndsWhenTheInstanceEndsAndTenWaitersAreOneStream) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    const pid_t pid = branch.pid();
+    int ended = 0;
+    int streams = 0;
+    const auto ref = branch.ref();
+    auto wait = [&]() -> asio::awaitable<void> {
+        co_await drivers_.runtime.wait_until_gone(ref);
+        ++ended;
+    };
+    drivers_.io.restart();
+    for (int one = 0; one < 10; ++one)
+        asio::co_spawn(drivers_.io, wait(), asio::detached);
+    asio::steady_timer timer(drivers_.io, 500ms);
+    timer.async_wait([&](auto) {
+        streams = drivers_.runtime.events().streams();
+        EXPECT_EQ(ended, 0);
+        ::kill(pid, SIGKILL);
+    });
+    const auto begin = steady_clock::now();
+    drivers_.io.run();
+    EXPECT_EQ(ended, 10);
+    EXPECT_EQ(streams, 1);
+    EXPECT_LT(steady_clock::now() - begin, 3s);
+    drivers_.run(drivers_.runtime.wait_until_gone(ref));
+}
+
+TEST_F(RuntimeDocker, WaitingCanBeCancelled) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    asio::cancellation_signal cancel;
+    asio::steady_timer timer(drivers_.io, 300ms);
+    timer.async_wait([&](auto) { cancel.emit(asio::cancellation_type::terminal); });
+    std::exception_ptr failure;
+    const auto ref = branch.ref();
+    drivers_.io.restart();
+    asio::co_spawn(drivers_.io, drivers_.runtime.wait_until_gone(ref),
+                   asio::bind_cancellation_slot(
+                       cancel.slot(), [&](std::exception_ptr thrown) { failure = thrown; }));
+    drivers_.io.run();
+    EXPECT_THROW(std::rethrow_exception(failure), boost::system::system_error);
+    EXPECT_EQ(drivers_.runtime.events().streams(), 0);
+    EXPECT_EQ(branch.sql("SELECT 1"), "1");
+}
+
+TEST_F(RuntimeDocker, ADockerdThatWasKilledIsUnavailableUntilItIsBack) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    bool is_over = false;
+    const auto ref = branch.ref();
+    auto wait = [&]() -> asio::awaitable<void> {
+        co_await drivers_.runtime.wait_until_gone(ref);
+        is_over = true;
+    };
+    drivers_.io.restart();
+    asio::co_spawn(drivers_.io, wait(), asio::detached);
+    drivers_.io.run_for(300ms);
+    host().kill_daemon();
+    drivers_.io.run_for(500ms);
+    EXPECT_FALSE(is_over) << "nobody can tell while dockerd is away";
+
+    DockerDrivers other(prefix());
+    for (const ErrorInfo& error : {other.error_of(other.runtime.inspect(ref)),
+                                   other.error_of(other.runtime.start(branch.spec())),
+                                   other.error_of(other.runtime.wait_until_gone(ref))}) {
+        EXPECT_EQ(error.code, "runtime_unavailable");
+        EXPECT_EQ(error.kind, ErrorKind::kUnavailable);
+        EXPECT_NE(error.detail.find(host().socket().native()), std::string::npos);
+        EXPECT_NE(error.hint.find("is dockerd running?"), std::string::npos);
+    }
+    EXPECT_EQ(other.run(other.runtime.version()), "");
+
+    host().start_daemon();
+    // A dockerd that starts again ends what ran before.
+    drivers_.io.restart();
+    drivers_.io.run_for(10s);
+    EXPECT_TRUE(is_over);
+    branch.start_ready();
+    EXPECT_EQ(branch.sql("SELECT 1"), "1");
+}
+
+TEST_F(RuntimeDocker, ADockerdThatHangsCostsADeadline) {
+    const fs::path path = DockerPlace::get().base() / "silent.sock";
+    const SilentServer server(path);
+    const Boxed branch(drivers_);
+    DockerDrivers other(prefix(), path, 300ms);
+    const auto begin = steady_clock::now();
+    const ErrorInfo error = other.error_of(other.runtime.inspect(branch.ref()));
+    EXPECT_EQ(error.code, "runtime_unavailable");
+    EXPECT_NE(error.detail.find("no answer within"), std::string::npos) << error.detail;
+    EXPECT_LT(steady_clock::now() - begin, 7s);
+    const auto presence = runtime::detect_docker(path);
+    ASSERT_TRUE(presence.why);
+    EXPECT_EQ(presence.why->code, "runtime_unavailable");
+}
+
+TEST_F(RuntimeDocker, DetectSaysWhetherDockerCanBeUsed) {
+    const auto found = runtime::detect_docker(host().socket());
+    EXPECT_FALSE(found.why) << found.why->message << ": " << found.why->detail;
+    EXPECT_FALSE(found.version.empty());
+    EXPECT_EQ(drivers_.run(drivers_.runtime.version()), found.version);
+    const auto missing = runtime::detect_docker("/nonexistent/docker.sock");
+    ASSERT_TRUE(missing.why);
+    EXPECT_EQ(missing.why->code, "runtime_unavailable");
+    EXPECT_NE(missing.why->detail.find("No such file"), std::string::npos) << missing.why->detail;
+}
+
+TEST_F(RuntimeDocker, FindEngineTakesImagesOnly) {
+    const auto find = [&](std::string version, std::string image) {
+        return drivers_.runtime.find_engine({std::move(version), std::move(image)});
+    };
+    EXPECT_EQ(drivers_.error_of(find("16", "")).code, "version_unsupported");
+    EXPECT_EQ(drivers_.error_of(find("", "--privileged")).code, "image_invalid");
+    EXPECT_EQ(drivers_.error_of(find("", "a/../../etc")).code, "image_invalid");
+    const Engine standard = drivers_.run(find("", ""));
+    EXPECT_EQ(standard.image, host().image(Image::kDebian));
+    EXPECT_TRUE(standard.image_id.starts_with("sha256:"));
+    const Engine unknown = drivers_.run(find("", "127.0.0.1:1/none:1"));
+    EXPECT_EQ(unknown.image, "127.0.0.1:1/none:1");
+    EXPECT_EQ(unknown.image_id, "");
+}
+
+TEST_F(RuntimeDocker, PreparingTellsVersionAndUserAndRemovesWhatAKilledOneLeft) {
+    const std::string left = prefix() + "probe-0000";
+    host().docker({"create", "--name", left, "--network", "none", "--label", "betterpg.role=probe",
+                   "--label", "betterpg.prefix=" + prefix(), host().image(Image::kDebian), "sleep",
+                   "1"});
+    std::this_thread::sleep_for(1100ms);  // Docker tells seconds
+    DockerDrivers other(prefix());
+    Engine wanted;
+    wanted.image = host().image(Image::kUid70);
+    const Engine made = other.run(other.runtime.prepare_engine(wanted, {}));
+    EXPECT_EQ(made.user.uid, 70U);
+    EXPECT_EQ(made.user.gid, 70U);
+    EXPECT_EQ(made.version.substr(0, 3), "15.");
+    EXPECT_EQ(other.run(other.runtime.prepare_engine(made, {})), made);
+    EXPECT_EQ(other.run(other.runtime.find_engine({"", wanted.image})), made);
+}
+
+TEST_F(RuntimeDocker, AMissingImageIsNotFoundBeforeAnythingIsMade) {
+    Boxed branch(drivers_);
+    branch.write_config();
+    auto spec = branch.spec();
+    spec.engine.image_id = "sha256:" + std::string(64, '0');
+    ErrorInfo error = drivers_.error_of(drivers_.runtime.start(spec));
+    EXPECT_EQ(error.code, "image_not_found");
+    EXPECT_EQ(error.kind, ErrorKind::kNotFound);
+    EXPECT_FALSE(fs::exists(branch.endpoint().socket_directory));
+    // A local one that is gone cannot be had again; another would not be the same.
+    error = drivers_.error_of(drivers_.runtime.prepare_engine(spec.engine, {}));
+    EXPECT_EQ(error.code, "image_not_found");
+
+    Engine wanted;
+    wanted.image = host().registry() + "/nobody/has-this:1";
+    error = drivers_.error_of(drivers_.runtime.prepare_engine(wanted, {}));
+    EXPECT_EQ(error.code, "image_not_found") << error.detail;
+    EXPECT_FALSE(error.hint.empty());
+    wanted.image = "127.0.0.1:1/refusing:1";
+    error = drivers_.error_of(drivers_.runtime.prepare_engine(wanted, {}));
+    EXPECT_EQ(error.code, "registry_unavailable") << error.detail;
+    EXPECT_EQ(error.kind, ErrorKind::kUnavailable);
+}
+
+TEST_F(RuntimeDocker, PullingReportsProgressAndThePinnedImageIsFetchedAgain) {
+    Engine wanted;
+    wanted.image = host().registry() + "/refusing:1";
+    // Otherwise every layer would be here already.
+    for (const Image kind : {Image::kRefusing})
+        host().try_docker({"rmi", "--no-prune", host().image(kind)});
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> reports;
+    const auto report = [&](std::uint64_t done, std::uint64_t total) {
+        reports.emplace_back(done, total);
+    };
+    const Engine made = drivers_.run(drivers_.runtime.prepare_engine(wanted, report));
+    EXPECT_EQ(made.version, "15.99");
+    EXPECT_TRUE(made.digest.starts_with(host().registry() + "/refusing@sha256:")) << made.digest;
+    ASSERT_FALSE(reports.empty());
+    EXPECT_EQ(reports.back().first, reports.back().second);
+
+    host().docker({"rmi", wanted.image});
+    EXPECT_EQ(drivers_.run(drivers_.runtime.prepare_engine(made, report)), made);
+    host().try_docker({"rmi", made.digest});
+    host().restore_images();
+}
+
+}  // namespace
+}  // namespace bpg::test
