@@ -51,9 +51,12 @@ json labels_of(const ContainerPlan& plan) {
     return labels;
 }
 
-/// /tmp, /run and the volumes the image declares, unless one of our mounts is there.
+/// What programs must be able to write to, and the volumes the image declares, unless one of our
+/// mounts is there.
 json scratch_of(const ContainerPlan& plan) {
-    json scratch = {{"/tmp", kScratch}, {"/run", kScratch}};
+    json scratch;
+    for (const char* place : {"tmp", "run"})
+        scratch[(path("/") / place).native()] = kScratch;
     for (const std::string& declared : plan.image.volumes) {
         const path place = tidy(declared);
         if (!place.is_absolute() || place == "/") continue;

@@ -104,14 +104,6 @@ Error image_invalid(std::string_view text, std::string why) {
             std::move(why), "write it as in docker pull: postgres:16, registry/name:tag"};
 }
 
-/// How Docker shows a repository: without the registry that goes without saying.
-std::string_view familiar(std::string_view repository) {
-    for (const std::string_view start : {"docker.io/library/", "docker.io/", "library/"}) {
-        if (repository.starts_with(start)) return repository.substr(start.size());
-    }
-    return repository;
-}
-
 std::string text_at(const json& object, const char* key) {
     const auto found = object.find(key);
     return found != object.end() && found->is_string() ? found->get<std::string>() : "";
@@ -201,15 +193,17 @@ ImageFacts read_image_facts(std::string_view text) {
 }
 
 std::string digest_of(const ImageFacts& facts, const ImageReference& reference) {
+    std::string shortened;
     for (const std::string& one : facts.repo_digests) {
         const auto at = one.find('@');
         if (at == std::string::npos) continue;
-        const bool same =
-            familiar(std::string_view(one).substr(0, at)) == familiar(reference.repository);
-        const bool wanted = reference.digest.empty() || one.substr(at + 1) == reference.digest;
-        if (same && wanted) return one;
+        if (!reference.digest.empty() && one.substr(at + 1) != reference.digest) continue;
+        const std::string repository = one.substr(0, at);
+        if (repository == reference.repository) return one;
+        // Docker leaves the registry away that goes without saying, whoever wrote it.
+        if (reference.repository.ends_with("/" + repository)) shortened = one;
     }
-    return "";
+    return shortened;
 }
 
 void PullProgress::feed(std::string_view piece) {

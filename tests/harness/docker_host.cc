@@ -268,6 +268,9 @@ void DockerHost::end_containerd() const {
             return one.starts_with((run_ / "exec").native());
         });
     if (is_ours) end(pid);
+    // Where nobody reaps it, its pid would seem to be in use for ever.
+    std::error_code ignored;  // it need not be there
+    fs::remove(run_ / "exec/containerd/containerd.pid", ignored);
 }
 
 void DockerHost::stop_daemon() {
