@@ -34,9 +34,15 @@ constexpr std::string_view kRecipe = "debootstrap minbase bookworm postgresql-15
 constexpr const char* kUid70Recipe =
     "RUN usermod -u 70 postgres && groupmod -g 70 postgres\n"
     "VOLUME /var/lib/postgresql/data\n";
-constexpr const char* kRefusingRecipe =
-    "COPY postgres /usr/lib/postgresql/15/bin/postgres\n"
-    "RUN chmod 755 /usr/lib/postgresql/15/bin/postgres\n";
+constexpr const char* kRefusingRecipe = "COPY postgres /usr/lib/postgresql/15/bin/postgres\n";
+constexpr const char* kTinyRecipe =
+    "RUN mkdir /tiny && cp --parents -L /bin/sh $(ldd /bin/sh | grep -o '/[^ ]*') /tiny\n"
+    "FROM scratch\n"
+    "COPY --from=0 /tiny /\n"
+    "COPY passwd /etc/passwd\n"
+    "COPY postgres /usr/local/bin/postgres\n";
+constexpr const char* kPasswd =
+    "root:x:0:0:root:/root:/bin/sh\npostgres:x:71:72::/var/lib/postgresql:/bin/sh\n";
 constexpr const char* kRefusingPostgres =
     "#!/bin/sh\n"
     "if [ \"$1\" = --version ]; then echo 'postgres (PostgreSQL) 15.99 (test)'; exit 0; fi\n"
@@ -100,8 +106,21 @@ std::vector<std::string> lines_of(const std::string& text) {
     return lines;
 }
 
-std::string filter_table() {
+std::string filter_rules() {
     return run({"iptables", "-S"}).out;
+}
+
+bool another_dockerd_runs() {
+    for (const auto& entry : fs::directory_iterator("/proc")) {
+        const std::string name = entry.path().filename();
+        if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+        const auto facts = process_facts(std::stoi(name));
+        if (facts && !facts->zombie && !facts->argv.empty() &&
+            fs::path(facts->argv[0]).filename() == "dockerd") {
+            return true;
+        }
+    }
+    return false;
 }
 
 /// What a dockerd that was killed has left mounted.
@@ -129,7 +148,7 @@ void remove_rules(const std::string& prefix) {
 }
 
 /// The chains dockerd makes and never removes.
-void remove_chains(const std::string& forward_policy) {
+void remove_chains(bool allow_forwarding) {
     for (const char* chain : {"DOCKER-USER", "DOCKER-ISOLATION-STAGE-1"})
         run({"iptables", "-D", "FORWARD", "-j", chain});
     for (const char* way : {"PREROUTING", "OUTPUT"}) {
@@ -144,7 +163,7 @@ void remove_chains(const std::string& forward_policy) {
         run({"iptables", "-X", chain});
     run({"iptables", "-t", "nat", "-F", "DOCKER"});
     run({"iptables", "-t", "nat", "-X", "DOCKER"});
-    if (!forward_policy.empty()) run({"iptables", "-P", "FORWARD", forward_policy});
+    if (allow_forwarding) run({"iptables", "-P", "FORWARD", "ACCEPT"});
 }
 
 }  // namespace
@@ -171,9 +190,9 @@ DockerHost::DockerHost() {
     if (!lock_ || ::flock(lock_.get(), LOCK_EX) != 0) {
         throw std::runtime_error("cannot lock " + cache_.native());
     }
-    const std::string table = filter_table();
-    had_chains_ = table.find("-N DOCKER\n") != std::string::npos;
-    if (table.find("-P FORWARD ACCEPT") != std::string::npos) forward_policy_ = "ACCEPT";
+    // dockerd forbids forwarding. It was allowed before, or a program that was killed forbade it.
+    was_forwarding_ = filter_rules().find("-P FORWARD ACCEPT") != std::string::npos ||
+                      filter_rules().find("-N DOCKER\n") != std::string::npos;
     start_daemon();
     sweep("");  // what a program that was killed has left
     make_images();
@@ -183,7 +202,7 @@ DockerHost::~DockerHost() {
     stop_registry();
     stop_daemon();
     unmount_below(cache_);
-    if (!had_chains_) remove_chains(forward_policy_);
+    if (!another_dockerd_runs()) remove_chains(was_forwarding_);
     std::error_code ignored;  // somebody else may look at it
     fs::remove_all(run_, ignored);
 }
@@ -299,6 +318,8 @@ std::string DockerHost::image(Image kind) const {
         case Image::kRefusing:
             return "bpg-test/refusing:" +
                    recipe_key(base + kRefusingRecipe + std::string(kRefusingPostgres));
+        case Image::kTiny:
+            return "bpg-test/tiny:" + recipe_key(base + kTinyRecipe + kPasswd + kRefusingPostgres);
     }
     return base;
 }
@@ -315,11 +336,14 @@ void DockerHost::make_images() {
         fs::create_directories(context);
         std::ofstream(context / "Dockerfile") << "FROM " << image(Image::kDebian) << "\n" << recipe;
         std::ofstream(context / "postgres") << kRefusingPostgres;
+        std::ofstream(context / "passwd") << kPasswd;
+        fs::permissions(context / "postgres", fs::perms(0755));
         docker({"build", "--network=none", "-t", image(kind), context.native()});
         remove_tree(context);
     };
     build(Image::kUid70, kUid70Recipe);
     build(Image::kRefusing, kRefusingRecipe);
+    build(Image::kTiny, kTinyRecipe);
 }
 
 void DockerHost::make_base_image() {
@@ -359,8 +383,8 @@ std::string DockerHost::registry() {
         }
         std::this_thread::sleep_for(10ms);
     }
-    const std::string name = address + std::to_string(registry_port_) + "/refusing:1";
-    docker({"tag", image(Image::kRefusing), name});
+    const std::string name = address + std::to_string(registry_port_) + "/tiny:1";
+    docker({"tag", image(Image::kTiny), name});
     docker({"push", name});
     docker({"rmi", name});
     return address + std::to_string(registry_port_);

@@ -18,11 +18,12 @@ namespace bpg::test {
 
 class DockerHost {
   public:
-    /// What an image is like. All have Debian's PostgreSQL 15, which is not in their PATH.
+    /// What an image is like. Debian's PostgreSQL 15 is in the first three, and not in their PATH.
     enum class Image {
-        kDebian,   ///< uid of postgres as Debian gives it
-        kUid70,    ///< uid 70, as in Alpine's images, and a VOLUME
-        kRefusing  ///< its postgres says its version, and otherwise only FATAL
+        kDebian,    ///< uid of postgres as Debian gives it
+        kUid70,     ///< uid 70, as in Alpine's images, and a VOLUME
+        kRefusing,  ///< its postgres says its version, and otherwise only FATAL
+        kTiny       ///< the same in 3 MB, for the registry
     };
 
     /// The one of this program, running. Throws std::runtime_error, saying why, when it cannot be.
@@ -35,7 +36,7 @@ class DockerHost {
     /// Makes images again that a test removed.
     void restore_images() { make_images(); }
 
-    /// "127.0.0.1:port" of a registry that holds `kRefusing` as repository "refusing", tag "1".
+    /// "127.0.0.1:port" of a registry that holds kTiny as repository "tiny", tag "1".
     std::string registry();
 
     pid_t pid() const { return pid_; }
@@ -76,8 +77,7 @@ class DockerHost {
     pid_t pid_ = 0;
     pid_t registry_pid_ = 0;
     std::uint16_t registry_port_ = 0;
-    bool had_chains_ = false;
-    std::string forward_policy_;
+    bool was_forwarding_ = false;
 };
 
 }  // namespace bpg::test
