@@ -12,7 +12,6 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstdlib>
 #include <fstream>
 #include <iomanip>
 #include <sstream>
@@ -174,19 +173,20 @@ DockerHost& DockerHost::get() {
 }
 
 DockerHost::DockerHost() {
-    // Two runs of the tests beside each other need a dockerd each.
-    const char* suffix = std::getenv("BPG_TEST_DOCKER_SUFFIX");
-    const std::string name = std::string("betterpg-tests") + (suffix == nullptr ? "" : suffix);
     for (const char* root : kCacheRoots) {
         if (::access(root, W_OK) != 0) continue;
-        cache_ = fs::path(root) / name;
+        cache_ = fs::path(root) / "betterpg-tests";
         break;
     }
-    run_ = fs::path("/run") / name;
+    run_ = "/run/betterpg-tests";
     fs::create_directories(cache_);
     fs::create_directories(run_);
     socket_ = run_ / "docker.sock";
     lock_ = UniqueFd(::open((cache_ / "lock").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+    // Two dockerds on a machine flush one another's chains: another program's must end first.
+    if (lock_ && ::flock(lock_.get(), LOCK_EX | LOCK_NB) != 0) {
+        fmt::print(stderr, "waiting for another program's dockerd to end\n");
+    }
     if (!lock_ || ::flock(lock_.get(), LOCK_EX) != 0) {
         throw std::runtime_error("cannot lock " + cache_.native());
     }

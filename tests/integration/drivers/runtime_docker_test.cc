@@ -220,7 +220,8 @@ TEST_F(RuntimeDocker, ABranchReachesNothingThoughItsPortIsReached) {
     free.ready();
     const std::string found = reached(free, places);
     EXPECT_NE(found.find(gateway + service), std::string::npos) << found;
-    EXPECT_EQ(found.find(address_of(other)), std::string::npos) << "branches see one another";
+    EXPECT_EQ(found.find(address_of(other)), std::string::npos)
+        << "branches see one another: " << found;
 }
 
 TEST_F(RuntimeDocker, ANetworkThatSomebodyOpenedIsClosedAtTheNextStart) {
