@@ -134,15 +134,27 @@ void unmount_below(const fs::path& directory) {
         ::umount2(place->c_str(), MNT_DETACH);
 }
 
-/// Removes the rules of branches' networks whose name begins with `prefix`.
-void remove_rules(const std::string& prefix) {
-    for (const std::string& line : lines_of(run({"iptables", "-t", "mangle", "-S"}).out)) {
-        if (line.find("\"betterpg " + prefix) == std::string::npos) continue;
-        std::vector<std::string> argv = {"iptables", "-t", "mangle"};
+/// Removes the rules of a table that say `part`.
+void remove_rules(const std::string& table, const std::string& part) {
+    for (const std::string& line : lines_of(run({"iptables", "-t", table, "-S"}).out)) {
+        if (!line.starts_with("-A ") || line.find(part) == std::string::npos) continue;
+        std::vector<std::string> argv = {"iptables", "-t", table};
         std::stringstream words(line);
         for (std::string word; words >> std::quoted(word);)
             argv.push_back(word == "-A" ? "-D" : word);
         run(argv);
+    }
+}
+
+/// The bridges of branches' networks: a dockerd that ends leaves them, one that forgot them, too.
+void remove_bridges() {
+    constexpr std::size_t kNameSize = 11;  // bpg and 8 hexadecimal digits
+    for (const auto& entry : fs::directory_iterator("/sys/class/net")) {
+        const std::string name = entry.path().filename();
+        if (!name.starts_with("bpg") || name.size() != kNameSize) continue;
+        run({"ip", "link", "delete", name});
+        for (const char* table : {"filter", "nat", "mangle"})
+            remove_rules(table, " " + name + " ");
     }
 }
 
@@ -202,7 +214,10 @@ DockerHost::~DockerHost() {
     stop_registry();
     stop_daemon();
     unmount_below(cache_);
-    if (!another_dockerd_runs()) remove_chains(was_forwarding_);
+    if (!another_dockerd_runs()) {
+        remove_bridges();
+        remove_chains(was_forwarding_);
+    }
     std::error_code ignored;  // somebody else may look at it
     fs::remove_all(run_, ignored);
 }
@@ -420,7 +435,7 @@ void DockerHost::sweep(const std::string& prefix) const {
         if (kind == "network") try_docker({"network", "rm", name});
         if (kind == "volume") try_docker({"volume", "rm", "-f", name});
     }
-    remove_rules(prefix);
+    remove_rules("mangle", "\"betterpg " + prefix);
 }
 
 }  // namespace bpg::test
