@@ -72,7 +72,9 @@ inline std::string output_of(std::vector<std::string> argv) {
     if (!result.ok()) throw std::runtime_error(command.argv[0] + ": " + result.explain(command));
     return result.out;
 }
-inline void shell_free(std::vector<std::string> argv) { output_of(std::move(argv)); }
+inline void shell_free(std::vector<std::string> argv) {
+    output_of(std::move(argv));
+}
 
 /// Looks every 10 ms until it holds; false when the deadline passed.
 template <class Condition>
