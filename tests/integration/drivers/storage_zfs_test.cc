@@ -825,6 +825,13 @@ TEST_F(ZfsPool, AFileIsMadeSparseAndPrivateAndLeftAloneTheSecondTime) {
     export_zfs_pool(name_);
     EXPECT_EQ(zfs_pool_health(name_), std::nullopt);
     EXPECT_EQ(zfs_pool_in_file(file()), name_);
+
+    // A destroyed pool is none, though its name is still in the file.
+    import_zfs_pool(file(), name_);
+    run_zfs({"zpool", "destroy", name_});
+    EXPECT_EQ(zfs_pool_in_file(file()), std::nullopt);
+    EXPECT_EQ(error_of([&] { make_zfs_pool_file(file(), kZfsPoolFileMin, name_); }).code,
+              "pool_file_foreign");
 }
 
 TEST_F(ZfsPool, AFileThatIsNotOursIsRefusedAndUntouched) {
