@@ -157,11 +157,19 @@ void create_base(const ZfsCommand& command, const std::string& dataset, const fs
     }
     // recordsize 8K is PostgreSQL's page: a page that is written costs one record, is never read
     // first, and unshares no more than itself from the parent. compression=on is lz4 wherever the
-    // pool has it and lzjb on version 23. atime would unshare metadata by reading.
-    const ZfsAnswer answer =
-        command.zfs({"create", "-p", "-o", fmt::format("mountpoint={}", root.native()), "-o",
-                     "canmount=on", "-o", "atime=off", "-o", "compression=on", "-o",
-                     "recordsize=8K", "-o", fmt::format("{}={}", kZfsPoolId, pool_id), dataset});
+    // pool has it and lzjb on version 23. atime would unshare metadata by reading. Nothing in a
+    // data directory is a program, a device or setuid.
+    std::vector<std::string> arguments = {"create", "-p"};
+    for (const std::string& property :
+         {fmt::format("mountpoint={}", root.native()), std::string("canmount=on"),
+          std::string("atime=off"), std::string("compression=on"), std::string("recordsize=8K"),
+          std::string("exec=off"), std::string("setuid=off"), std::string("devices=off"),
+          fmt::format("{}={}", kZfsPoolId, pool_id)}) {
+        arguments.emplace_back("-o");
+        arguments.push_back(property);
+    }
+    arguments.push_back(dataset);
+    const ZfsAnswer answer = command.zfs(std::move(arguments));
     // Made and not mounted is dealt with by the caller, who looks.
     if (!answer.ok() && base_row(command, dataset).local(kZfsPoolId) != pool_id) {
         throw zfs_error(fmt::format("make the dataset {}", dataset), answer);

@@ -115,6 +115,8 @@ TEST_F(Zfs, AVolumeIsThereMountedWithItsIdentityOnceCreated) {
     EXPECT_EQ(property("recordsize", dataset("prod-main")), "8192");
     EXPECT_EQ(property("atime", dataset("prod-main")), "off");
     EXPECT_EQ(property("compression", dataset("prod-main")), "on");
+    for (const char* name : {"exec", "setuid", "devices"})
+        EXPECT_EQ(property(name, dataset("prod-main")), "off") << name;
     for (const char* name : {kZfsId, kZfsRef, kZfsIncarnation, kZfsJob}) {
         EXPECT_EQ(property(name, dataset("prod-main"), "source"), "local") << name;
     }
