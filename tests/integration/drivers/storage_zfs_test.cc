@@ -8,7 +8,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <functional>
 #include <thread>
@@ -256,6 +256,8 @@ TEST_F(Zfs, ASnapshotIsOneInstantOfAllFiles) {
             while (!stop && ::write(a.get(), "x", 1) == 1 && ::write(b.get(), "x", 1) == 1)
                 continue;
         });
+    for (int i = 0; i < 1000 && !fs::exists(path("prod-main") / "second"); ++i)
+        std::this_thread::sleep_for(5ms);
     for (int round = 0; round < 5; ++round) {
         std::this_thread::sleep_for(30ms);
         const SnapshotRef ref = snapshot();
@@ -530,10 +532,10 @@ class Holder {
 };
 
 TEST_F(Zfs, DestroyingWaitsForWhoeverStillUsesTheVolume) {
-    const Holder holder(path("prod-main"), "0.3");
     const auto began = std::chrono::steady_clock::now();
+    const Holder holder(path("prod-main"), "0.3");
     await(storage_->destroy_volume("prod-main", main_.id));
-    EXPECT_GE(std::chrono::steady_clock::now() - began, 200ms);
+    EXPECT_GE(std::chrono::steady_clock::now() - began, 300ms);
     EXPECT_FALSE(exists(dataset("prod-main")));
     EXPECT_FALSE(fs::exists(path("prod-main")));
 }
@@ -616,7 +618,7 @@ class ZfsFault : public Zfs {
         fs::permissions(file, fs::perms(0755));
         ZfsSettings settings = settings_;
         settings.tools.command_dir = scratch_.path();
-        settings.tools.deadline = 700ms;
+        settings.tools.deadline = 1500ms;
         settings.busy_patience = 1s;
         return {settings, threads_};
     }
@@ -713,10 +715,10 @@ TEST_F(ZfsFault, ACommandThatHangsIsKilledAndSaidToBeUnavailable) {
     ZfsStorage storage = behind("exec sleep 60");
     const auto began = std::chrono::steady_clock::now();
     const ErrorInfo error = error_of([&] { await(storage.find_volume("prod-main")); });
-    EXPECT_LT(std::chrono::steady_clock::now() - began, 5s);
+    EXPECT_LT(std::chrono::steady_clock::now() - began, 30s);
     EXPECT_EQ(error.code, "storage_unavailable");
     EXPECT_EQ(error.kind, ErrorKind::kUnavailable);
-    EXPECT_NE(error.detail.find("700 ms"), std::string::npos) << error.detail;
+    EXPECT_NE(error.detail.find("1500 ms"), std::string::npos) << error.detail;
 }
 
 TEST_F(ZfsFault, ACommandThatWorkedAndThenHungHasWorked) {
