@@ -27,10 +27,8 @@
 #include "orchestrator/ports.h"
 #include "orchestrator/postgres/local_data_directories.h"
 #include "orchestrator/postgres/pqxx_postgres.h"
-#include "orchestrator/runtime/process.h"
-#include "orchestrator/storage/btrfs.h"
-#include "orchestrator/storage/copy.h"
-#include "orchestrator/storage/volume_root.h"
+#include "orchestrator/runtime_drivers.h"
+#include "orchestrator/storage_drivers.h"
 #include "orchestrator/supervisor.h"
 
 namespace bpg {
@@ -42,6 +40,7 @@ constexpr std::size_t kPoolThreads = 8;
 constexpr std::size_t kBackgroundThreads = 2;
 constexpr std::chrono::seconds kDrain{8};
 constexpr std::chrono::minutes kMeasureEvery{1};
+constexpr std::chrono::seconds kLookEvery{5};
 
 /// One bpgd a state directory and one a volume root; held until the process ends. The directory
 /// itself is locked: nothing may be created in a root that might not be mounted.
@@ -52,35 +51,6 @@ UniqueFd lock_exclusively(const std::filesystem::path& path, std::string_view wh
     throw Error(ErrorKind::kConflict, "bpgd_running",
                 fmt::format("another bpgd runs on this {}", what), path.string() + " is locked",
                 "stop the other bpgd, or give this one a config with paths of its own");
-}
-
-std::unique_ptr<storage::Storage> open_storage(const config::Config& config, BlockingPool& pool) {
-    const std::filesystem::path& root = config.storage.root;
-    const auto mark = storage::read_root_mark(root);
-    if (!mark) {
-        throw Error(ErrorKind::kUnavailable, "storage_unavailable",
-                    "there are no volumes in " + root.string(),
-                    "its mark is missing: the volume root is not mounted, or was never prepared",
-                    "mount it, or run: bpg init");
-    }
-    // From init, so that another pool mounted in this place is refused.
-    const std::string pool_id = read_file(config.paths.state / "pool_id", 256).value_or("");
-    if (mark->driver == "btrfs") {
-        return std::make_unique<storage::BtrfsStorage>(root, pool, pool_id);
-    }
-    return std::make_unique<storage::CopyStorage>(root, pool, pool_id);
-}
-
-std::unique_ptr<runtime::Runtime> open_runtime(const config::Config& config, BlockingPool& pool,
-                                               asio::any_io_executor executor) {
-    const runtime::ProcessSettings settings{config.runtime.process.bin_dir,
-                                            config.runtime.process.user};
-    return std::make_unique<runtime::ProcessRuntime>(settings, pool, std::move(executor));
-}
-
-/// What a database runs when its user chose nothing.
-runtime::EngineRequest default_engine(const config::Config& config) {
-    return {config.postgres.version, ""};
 }
 
 operations::Settings operation_settings(const config::Config& config) {
@@ -96,12 +66,13 @@ operations::Settings operation_settings(const config::Config& config) {
 
 class Daemon {
   public:
-    Daemon(const config::Config& config, const DaemonOptions& options);
+    Daemon(config::Config config, StoragePlace place, const DaemonOptions& options);
     [[noreturn]] void run();
 
   private:
     void listen();
     asio::awaitable<void> main();
+    asio::awaitable<void> look_at_surroundings();
     asio::awaitable<void> measure_forever();
     asio::awaitable<void> watch_lag();
     void set_gauges();
@@ -112,7 +83,8 @@ class Daemon {
     nlohmann::json runtime_json() const;
     nlohmann::json warnings_json() const;
 
-    const config::Config& config_;
+    const config::Config config_;
+    const StoragePlace place_;
     const Steady::time_point started_ = Steady::now();
     asio::io_context loop_{1};
     UniqueFd state_lock_;
@@ -145,16 +117,19 @@ class Daemon {
     http::Server metrics_server_;
     bool ready_ = false;
     storage::Space space_;
+    std::string health_ = "unknown";
+    std::string runtime_version_;
 };
 
-Daemon::Daemon(const config::Config& config, const DaemonOptions& options)
-    : config_(config),
-      state_lock_(lock_exclusively(config.paths.state, "state directory")),
-      root_lock_(lock_exclusively(config.storage.root, "volume root")),
-      secrets_(config.secrets_dir()),
-      storage_(open_storage(config, pool_)),
-      measured_storage_(open_storage(config, background_pool_)),
-      runtime_(open_runtime(config, pool_, loop_.get_executor())),
+Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& options)
+    : config_(std::move(config)),
+      place_(std::move(place)),
+      state_lock_(lock_exclusively(config_.paths.state, "state directory")),
+      root_lock_(lock_exclusively(place_.root, "volume root")),
+      secrets_(config_.secrets_dir()),
+      storage_(open_storage(config_, place_, pool_)),
+      measured_storage_(open_storage(config_, place_, background_pool_)),
+      runtime_(open_runtime(config_, pool_, loop_.get_executor())),
       services_{catalog_,
                 *storage_,
                 *runtime_,
@@ -163,20 +138,21 @@ Daemon::Daemon(const config::Config& config, const DaemonOptions& options)
                 secrets_,
                 pool_,
                 clock_,
-                operation_settings(config)},
-      store_(config.store_dir(), loop_.get_executor(), metrics_),
-      queue_(store_, registry_, clock_, {config.jobs.queued_max}),
+                operation_settings(config_)},
+      store_(config_.store_dir(), loop_.get_executor(), metrics_),
+      queue_(store_, registry_, clock_, {config_.jobs.queued_max}),
       engine_(queue_, registry_, clock_, metrics_, crash_, {}),
-      runner_(loop_.get_executor(), queue_, engine_, {config.jobs.running_max},
+      runner_(loop_.get_executor(), queue_, engine_, {config_.jobs.running_max},
               [this](std::exception_ptr failure) {
                   log::error("a job ended in a way nobody expected",
                              {{"why", describe(failure).detail}});
                   end(1);
               }),
-      requests_(services_, queue_,
-                {config.network.ports.first, config.network.ports.last,
-                 [listen = config.network.listen](int port) { return port_is_free(port, listen); }},
-                default_engine(config)),
+      requests_(
+          services_, queue_,
+          {config_.network.ports.first, config_.network.ports.last,
+           [listen = config_.network.listen](int port) { return port_is_free(port, listen); }},
+          default_engine(config_)),
       supervisor_(loop_.get_executor(), services_, queue_, requests_, store_),
       api_(api_services()),
       api_server_(loop_.get_executor(), api_router_, {}),
@@ -216,30 +192,20 @@ http::ApiServices Daemon::api_services() {
 }
 
 nlohmann::json Daemon::storage_json() const {
-    nlohmann::json pool = nullptr;
-    if (!config_.storage.pool_file.empty()) pool = config_.storage.pool_file.string();
-    return {{"driver", std::string(storage_->driver())},
-            {"pool", pool},
-            {"root", config_.storage.root.string()},
-            {"size_bytes", space_.size},
-            {"free_bytes", space_.free},
-            {"health", space_.size > 0 ? "ok" : "unknown"}};
+    return {{"driver", place_.driver},      {"pool", place_.pool},
+            {"root", place_.root.string()}, {"size_bytes", space_.size},
+            {"free_bytes", space_.free},    {"health", health_}};
 }
 
 nlohmann::json Daemon::runtime_json() const {
     return {{"driver", std::string(runtime_->driver())},
-            {"version", config_.postgres.version},
-            {"isolation", "none: all branches run as one system user"}};
+            {"version", runtime_version_},
+            {"isolation", isolation_of(*runtime_)}};
 }
 
 nlohmann::json Daemon::warnings_json() const {
-    nlohmann::json warnings = nlohmann::json::array(
-        {"runtime process does not isolate branches from one another: all run as one system user"});
-    if (!storage_->atomic()) {
-        warnings.push_back(
-            "storage driver copy copies every file for every branch; it is for trying "
-            "things out");
-    }
+    std::vector<std::string> warnings = runtime_warnings(std::string(runtime_->driver()));
+    warnings.insert(warnings.end(), place_.warnings.begin(), place_.warnings.end());
     return warnings;
 }
 
@@ -274,7 +240,7 @@ void Daemon::listen() {
 asio::awaitable<void> Daemon::main() {
     catalog_.load(store_);
     queue_.load();
-    space_ = co_await storage_->space();
+    co_await look_at_surroundings();
     co_await supervisor_.look_at_all();
     ready_ = true;
     log::info("bpgd is ready", {{"version", BPG_VERSION},
@@ -298,7 +264,15 @@ asio::awaitable<void> Daemon::main() {
     }
 }
 
+/// What `bpg status` tells of pool and runtime.
+asio::awaitable<void> Daemon::look_at_surroundings() {
+    space_ = co_await measured_storage_->space();
+    health_ = co_await background_pool_.run([this] { return storage_health(config_, place_); });
+    runtime_version_ = co_await runtime_->version();
+}
+
 asio::awaitable<void> Daemon::measure_forever() {
+    auto next_look = Steady::now();
     while (true) {
         std::vector<std::pair<std::string, std::string>> due;
         const WallTime old = clock_.now() - kMeasureEvery;
@@ -319,7 +293,15 @@ asio::awaitable<void> Daemon::measure_forever() {
                 log::debug("a volume could not be measured", {{"why", error.what()}});
             }
         }
-        space_ = co_await measured_storage_->space();
+        if (Steady::now() >= next_look) {
+            try {
+                co_await look_at_surroundings();
+            } catch (const Error& error) {
+                health_ = "unavailable";
+                log::debug("storage could not be looked at", {{"why", error.what()}});
+            }
+            next_look = Steady::now() + kLookEvery;
+        }
         co_await pause_for(std::chrono::milliseconds(500));
     }
 }
@@ -370,7 +352,7 @@ void Daemon::set_gauges() {
             list.push_back({{label}, value});
         return list;
     };
-    const std::string pool = config_.storage.root.string();
+    const std::string& pool = place_.pool;
     metrics_.set_gauge("bpg_jobs", samples(jobs));
     metrics_.set_gauge("bpg_queue_oldest_age_seconds", {{{}, oldest}});
     metrics_.set_gauge("bpg_branches", samples(states));
@@ -416,9 +398,11 @@ void Daemon::end(int code) {
 void run_daemon(const config::Config& config, const DaemonOptions& options) {
     std::signal(SIGPIPE, SIG_IGN);
     ensure_directories(config);
-    mount_storage(config);
+    config::Config settled = config;
+    settle_runtime(settled);
+    StoragePlace place = bring_up_storage(settled);
     // Never destroyed: run() ends the process.
-    auto* daemon = new Daemon(config, options);
+    auto* daemon = new Daemon(std::move(settled), std::move(place), options);
     daemon->run();
 }
 

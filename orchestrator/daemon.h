@@ -1,5 +1,4 @@
-// bpgd: wires every part, in the order in which each needs the one before. This and init.cc are the
-// only files that name concrete drivers.
+// bpgd: wires every part, in the order in which each needs the one before.
 //
 // Start: lock the state directory, mount storage, listen (answers "starting"), open the store, look
 // at every instance, then serve and go on with the open jobs. Stop: no new requests, no new steps,

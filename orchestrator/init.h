@@ -9,14 +9,11 @@
 namespace bpg {
 
 /// Makes directories, pool file, volume root and store where they are missing. Blocking; root only.
-/// Answers {"storage":{driver,why,root},"runtime":{driver,version,why},"warnings":[…],
+/// Answers {"storage":{driver,why,pool,root},"runtime":{driver,version,why},"warnings":[…],
 /// "config_updates":{…}}: what it found and what belongs into the config file. Throws bpg::Error.
-nlohmann::json initialise(const config::Config& config);
+nlohmann::json initialise(const config::Config& asked);
 
 /// Directories that every start needs too (the run directory does not survive a reboot).
 void ensure_directories(const config::Config& config);
-
-/// Mounts the pool file when one is configured.
-void mount_storage(const config::Config& config);
 
 }  // namespace bpg

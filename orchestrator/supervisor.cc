@@ -30,14 +30,23 @@ asio::awaitable<void> Supervisor::look_at_all() {
     for (const Branch* found : services_.catalog.branches()) {
         if (found->state != BranchState::kRunning) continue;
         Branch branch = *found;
-        const runtime::InstanceRef instance = instances_.ref(branch);
-        const runtime::InstanceStatus status = co_await services_.runtime.inspect(instance);
-        if (status.running) continue;
+        const std::string trouble = co_await trouble_of(branch);
+        if (trouble.empty()) continue;
         branch.state = BranchState::kFailed;
-        branch.warnings = {"its instance was not running when bpgd started"};
+        branch.warnings = {trouble};
         services_.catalog.put(branch, batch);
     }
     co_await store_.commit(std::move(batch));
+}
+
+asio::awaitable<std::string> Supervisor::trouble_of(const Branch& branch) {
+    const runtime::InstanceRef instance = instances_.ref(branch);
+    try {
+        const runtime::InstanceStatus status = co_await services_.runtime.inspect(instance);
+        co_return status.running ? "" : "its instance was not running when bpgd started";
+    } catch (const Error& error) {
+        co_return "whether its instance runs is not known: " + std::string(error.what());
+    }
 }
 
 bool Supervisor::is_ours_to_start(const std::string& branch_id) const {
@@ -71,6 +80,7 @@ asio::awaitable<void> Supervisor::watch(std::string branch_id) {
     const auto began = std::chrono::steady_clock::now();
     const runtime::InstanceRef instance =
         instances_.ref(*services_.catalog.branch_by_id(branch_id));
+    co_await note_running(branch_id);
     co_await services_.runtime.wait_until_gone(instance);
     if (!is_ours_to_start(branch_id)) co_return;  // a job stopped it, or works on it
     if (std::chrono::steady_clock::now() - began > kHealthyAfter) restarts_.erase(branch_id);
@@ -82,6 +92,21 @@ asio::awaitable<void> Supervisor::watch(std::string branch_id) {
     log::warning("an instance ended by itself and is started again", {{"branch", branch_id}});
     if (failures > 0) co_await pause_for(std::chrono::seconds(1 << failures));
     if (is_ours_to_start(branch_id)) co_await start_again(branch_id);
+}
+
+/// One that was given up for dead while the runtime did not answer may run all the same.
+asio::awaitable<void> Supervisor::note_running(std::string branch_id) {
+    const Branch* found = services_.catalog.branch_by_id(branch_id);
+    if (found->state == BranchState::kRunning) co_return;
+    const runtime::InstanceRef instance = instances_.ref(*found);
+    const runtime::InstanceStatus status = co_await services_.runtime.inspect(instance);
+    if (!status.running || !is_ours_to_start(branch_id)) co_return;
+    Branch branch = *services_.catalog.branch_by_id(branch_id);
+    branch.state = BranchState::kRunning;
+    branch.warnings.clear();
+    jobs::Batch batch;
+    services_.catalog.put(branch, batch);
+    co_await store_.commit(std::move(batch));
 }
 
 asio::awaitable<void> Supervisor::start_again(std::string branch_id) {

@@ -26,6 +26,9 @@ class Supervisor {
     asio::awaitable<void> run();
 
   private:
+    /// Why a branch that should run cannot be said to run; empty when it does.
+    asio::awaitable<std::string> trouble_of(const catalog::Branch& branch);
+    asio::awaitable<void> note_running(std::string branch_id);
     asio::awaitable<void> watch(std::string branch_id);
     asio::awaitable<void> start_again(std::string branch_id);
     asio::awaitable<void> give_up(std::string branch_id);

@@ -43,10 +43,12 @@ struct Flag {
     const char* key;
     const char* name;
 };
-constexpr std::array<Flag, 4> kFlags{{{"storage.driver", "--storage"},
+constexpr std::array<Flag, 6> kFlags{{{"storage.driver", "--storage"},
+                                      {"zfs.pool", "--pool"},
                                       {"storage.pool_file", "--pool-file"},
                                       {"storage.pool_size", "--pool-size"},
-                                      {"runtime.driver", "--runtime"}}};
+                                      {"runtime.driver", "--runtime"},
+                                      {"postgres.image", "--image"}}};
 
 void check_choice(const std::optional<std::string>& value, const char* flag,
                   const std::vector<std::string>& choices) {
@@ -78,6 +80,8 @@ std::map<std::string, std::string> asked_settings(const Arguments& arguments) {
                                 "for example --pool-size 10G");
         }
     }
+    // A pool by name is a ZFS pool.
+    if (asked.contains("zfs.pool")) asked.try_emplace("storage.driver", "zfs");
     if (asked.contains("storage.pool_file")) {
         asked["storage.pool_file"] = fs::absolute(asked["storage.pool_file"]).lexically_normal();
     }
@@ -374,9 +378,11 @@ std::span<const Command> init_commands() {
          "prepare this machine and start bpgd; safe to repeat",
          {},
          {{"--storage", "DRIVER", "auto, zfs, btrfs, reflink or copy"},
-          {"--pool-file", "PATH", "make a file system for branches in this file"},
+          {"--pool", "NAME", "the ZFS pool for branches"},
+          {"--pool-file", "PATH", "make a file system, or a ZFS pool, for branches in this file"},
           {"--pool-size", "SIZE", "how large the pool file is made (10G)"},
           {"--runtime", "DRIVER", "auto, docker or process"},
+          {"--image", "IMAGE", "what new databases run, with docker"},
           {"--no-start", "", "prepare only"}},
          init,
          false,

@@ -1,6 +1,7 @@
 #include "orchestrator/storage/zfs.h"
 
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "orchestrator/base/error.h"
@@ -23,15 +24,15 @@ Error copy_unsupported() {
 
 }  // namespace
 
-ZfsStorage::ZfsStorage(ZfsSettings settings, BlockingPool& pool)
+ZfsStorage::ZfsStorage(const ZfsSettings& settings, BlockingPool& pool)
     : volumes_(settings), pool_(pool), busy_patience_(settings.busy_patience) {}
 
-template <class Work>
-asio::awaitable<std::invoke_result_t<Work&>> ZfsStorage::patiently(Work work) {
+asio::awaitable<void> ZfsStorage::patiently(std::function<void()> work) {
     const auto deadline = steady_clock::now() + busy_patience_;
     for (milliseconds pause = kFirstPause;; pause = std::min(2 * pause, kLongestPause)) {
         try {
-            co_return co_await pool_.run(work);
+            co_await pool_.run(work);
+            co_return;
         } catch (const Error& error) {
             if (error.code() != "volume_busy" || steady_clock::now() + pause > deadline) throw;
         }
@@ -48,29 +49,33 @@ std::filesystem::path ZfsStorage::snapshot_path(const SnapshotRef& snapshot) con
 }
 
 asio::awaitable<std::optional<Identity>> ZfsStorage::find_volume(const std::string& volume) {
-    auto work = [&] { return volumes_.find(volume); };
-    co_return co_await patiently(work);
+    std::optional<Identity> identity;
+    const std::function<void()> work = [&] { identity = volumes_.find(volume); };
+    co_await patiently(work);
+    co_return identity;
 }
 
 asio::awaitable<bool> ZfsStorage::snapshot_exists(const SnapshotRef& snapshot) {
-    auto work = [&] { return volumes_.snapshot_exists(snapshot); };
-    co_return co_await patiently(work);
+    bool exists = false;
+    const std::function<void()> work = [&] { exists = volumes_.snapshot_exists(snapshot); };
+    co_await patiently(work);
+    co_return exists;
 }
 
 asio::awaitable<void> ZfsStorage::create_volume(const std::string& volume,
                                                 const Identity& identity) {
-    auto work = [&] { volumes_.create(volume, identity); };
+    const std::function<void()> work = [&] { volumes_.create(volume, identity); };
     co_await patiently(work);
 }
 
 asio::awaitable<void> ZfsStorage::snapshot(const SnapshotRef& snapshot) {
-    auto work = [&] { volumes_.snapshot(snapshot); };
+    const std::function<void()> work = [&] { volumes_.snapshot(snapshot); };
     co_await patiently(work);
 }
 
 asio::awaitable<void> ZfsStorage::clone(const SnapshotRef& snapshot, const std::string& volume,
                                         const Identity& identity) {
-    auto work = [&] { volumes_.clone(snapshot, volume, identity); };
+    const std::function<void()> work = [&] { volumes_.clone(snapshot, volume, identity); };
     co_await patiently(work);
 }
 
@@ -88,28 +93,34 @@ asio::awaitable<void> ZfsStorage::finish_copy(const std::string&, const Identity
 
 asio::awaitable<void> ZfsStorage::destroy_volume(const std::string& volume,
                                                  const std::string& owner_id) {
-    auto work = [&] { volumes_.destroy(volume, owner_id); };
+    const std::function<void()> work = [&] { volumes_.destroy(volume, owner_id); };
     co_await patiently(work);
 }
 
 asio::awaitable<void> ZfsStorage::destroy_snapshot(const SnapshotRef& snapshot) {
-    auto work = [&] { volumes_.destroy_snapshot(snapshot); };
+    const std::function<void()> work = [&] { volumes_.destroy_snapshot(snapshot); };
     co_await patiently(work);
 }
 
 asio::awaitable<Usage> ZfsStorage::usage(const std::string& volume) {
-    auto work = [&] { return volumes_.usage(volume); };
-    co_return co_await patiently(work);
+    Usage result;
+    const std::function<void()> work = [&] { result = volumes_.usage(volume); };
+    co_await patiently(work);
+    co_return result;
 }
 
 asio::awaitable<Space> ZfsStorage::space() {
-    auto work = [&] { return volumes_.space(); };
-    co_return co_await patiently(work);
+    Space result;
+    const std::function<void()> work = [&] { result = volumes_.space(); };
+    co_await patiently(work);
+    co_return result;
 }
 
 asio::awaitable<std::vector<Found>> ZfsStorage::list() {
-    auto work = [&] { return volumes_.list(); };
-    co_return co_await patiently(work);
+    std::vector<Found> found;
+    const std::function<void()> work = [&] { found = volumes_.list(); };
+    co_await patiently(work);
+    co_return found;
 }
 
 }  // namespace bpg::storage

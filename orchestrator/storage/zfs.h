@@ -7,6 +7,8 @@
 // zfs-fuse) and until `zfs promote` moves the snapshot; read a snapshot through a clone.
 #pragma once
 
+#include <functional>
+
 #include "orchestrator/base/offload.h"
 #include "orchestrator/storage/zfs_volumes.h"
 
@@ -16,7 +18,7 @@ class ZfsStorage final : public Storage {
   public:
     /// Keeps a reference to `pool`. Throws kInvalid `dataset_name_invalid`. Does no I/O: every verb
     /// looks whether the base dataset is the right one and mounted.
-    ZfsStorage(ZfsSettings settings, BlockingPool& pool);
+    ZfsStorage(const ZfsSettings& settings, BlockingPool& pool);
 
     std::string_view driver() const override { return "zfs"; }
     bool atomic() const override { return true; }
@@ -49,8 +51,7 @@ class ZfsStorage final : public Storage {
   private:
     /// Runs blocking work on the pool, and again while it says `volume_busy`. The pauses are on the
     /// loop, so that a busy volume keeps no thread from the others.
-    template <class Work>
-    asio::awaitable<std::invoke_result_t<Work&>> patiently(Work work);
+    asio::awaitable<void> patiently(std::function<void()> work);
 
     ZfsVolumes volumes_;
     BlockingPool& pool_;

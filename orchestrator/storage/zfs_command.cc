@@ -66,8 +66,11 @@ ZfsTrouble classify_zfs_error(std::string_view err) {
         std::string_view text;
         ZfsTrouble trouble;
     };
-    // In this order: a busy unmount says "cannot unmount" and only then what became of the verb.
+    // In this order. The first two go on with a list of names that others chose, blanks allowed;
+    // the rest speaks only of names we passed.
     static constexpr std::array kPhrases = {
+        Phrase{"has dependent clones", ZfsTrouble::kHasClones},
+        Phrase{"has children", ZfsTrouble::kHasChildren},
         Phrase{"failed to initialize ZFS library", ZfsTrouble::kUnavailable},
         Phrase{"modules are not loaded", ZfsTrouble::kUnavailable},
         Phrase{"modules cannot be auto-loaded", ZfsTrouble::kUnavailable},
@@ -84,8 +87,6 @@ ZfsTrouble classify_zfs_error(std::string_view err) {
         Phrase{"quota exceeded", ZfsTrouble::kNoSpace},
         Phrase{"is busy", ZfsTrouble::kBusy},
         Phrase{"resource busy", ZfsTrouble::kBusy},
-        Phrase{"has dependent clones", ZfsTrouble::kHasClones},
-        Phrase{"has children", ZfsTrouble::kHasChildren},
         Phrase{"already exists", ZfsTrouble::kExists},
         Phrase{"dataset does not exist", ZfsTrouble::kAbsent},
         Phrase{"snapshot does not exist", ZfsTrouble::kAbsent},
@@ -312,8 +313,10 @@ Error zfs_error(const std::string& action, const ZfsAnswer& answer) {
             return {ErrorKind::kExhausted, "no_space", std::move(message), answer.why,
                     "delete branches or snapshots, or add disks to the pool"};
         case ZfsTrouble::kBusy:
+        case ZfsTrouble::kHasChildren:  // made since the caller looked: it looks again
+        case ZfsTrouble::kHasClones:
             return {ErrorKind::kUnavailable, "volume_busy", std::move(message), answer.why,
-                    "a process or container still uses it; it is tried again"};
+                    "a process, container or new clone still uses it; it is tried again"};
         case ZfsTrouble::kAbsent:
         case ZfsTrouble::kUnavailable:
             return {ErrorKind::kUnavailable, "storage_unavailable", std::move(message), answer.why,

@@ -91,8 +91,7 @@ class ZfsCommand {
     /// values set where they stand are reported, and rows may lack properties.
     ZfsTable get_below(const std::string& dataset, const std::vector<std::string>& properties,
                        bool only_local = false) const;
-    /// `zfs list` of some columns, split; snapshots of one dataset come in the order they were
-    /// made. The caller's arguments follow `zfs list -H -o COLUMNS`.
+    /// `zfs list` of some columns, split. The caller's arguments follow `zfs list -H -o COLUMNS`.
     std::vector<std::vector<std::string>> list(const std::vector<std::string>& columns,
                                                std::vector<std::string> arguments) const;
     /// Which native properties this `zfs` knows.

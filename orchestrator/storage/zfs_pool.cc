@@ -45,7 +45,7 @@ ZfsAnswer while_busy(Act act) {
         ZfsAnswer answer = act();
         if (answer.trouble != ZfsTrouble::kBusy) return answer;
         if (std::chrono::steady_clock::now() > deadline) return answer;
-        std::this_thread::sleep_for(kBusyPause);
+        std::this_thread::sleep_for(kBusyPause);  // pool thread: it is asked again
     }
 }
 
@@ -157,11 +157,19 @@ void create_base(const ZfsCommand& command, const std::string& dataset, const fs
     }
     // recordsize 8K is PostgreSQL's page: a page that is written costs one record, is never read
     // first, and unshares no more than itself from the parent. compression=on is lz4 wherever the
-    // pool has it and lzjb on version 23. atime would unshare metadata by reading.
-    const ZfsAnswer answer =
-        command.zfs({"create", "-p", "-o", fmt::format("mountpoint={}", root.native()), "-o",
-                     "canmount=on", "-o", "atime=off", "-o", "compression=on", "-o",
-                     "recordsize=8K", "-o", fmt::format("{}={}", kZfsPoolId, pool_id), dataset});
+    // pool has it and lzjb on version 23. atime would unshare metadata by reading. Nothing in a
+    // data directory is a program, a device or setuid.
+    std::vector<std::string> arguments = {"create", "-p"};
+    for (const std::string& property :
+         {fmt::format("mountpoint={}", root.native()), std::string("canmount=on"),
+          std::string("atime=off"), std::string("compression=on"), std::string("recordsize=8K"),
+          std::string("exec=off"), std::string("setuid=off"), std::string("devices=off"),
+          fmt::format("{}={}", kZfsPoolId, pool_id)}) {
+        arguments.emplace_back("-o");
+        arguments.push_back(property);
+    }
+    arguments.push_back(dataset);
+    const ZfsAnswer answer = command.zfs(std::move(arguments));
     // Made and not mounted is dealt with by the caller, who looks.
     if (!answer.ok() && base_row(command, dataset).local(kZfsPoolId) != pool_id) {
         throw zfs_error(fmt::format("make the dataset {}", dataset), answer);
@@ -211,13 +219,23 @@ std::optional<std::string> zfs_pool_in_file(const fs::path& path) {
     std::string label(112UL * 1024, '\0');
     const ssize_t got = ::pread(fd.get(), label.data(), label.size(), kPairs);
     if (got != static_cast<ssize_t>(label.size())) return std::nullopt;
-    // The pair "name", of type string (9), one element; then the length and the text.
+    return zfs_pool_in_label(label);
+}
+
+std::optional<std::string> zfs_pool_in_label(std::string_view label) {
     using namespace std::string_view_literals;
+    // A pair is its name, its type and number of elements; then the value: a string (9) as length
+    // and text, a number (8) in 8 bytes.
     constexpr std::string_view kName = "\0\0\0\4name\0\0\0\11\0\0\0\1\0\0\0"sv;
+    constexpr std::string_view kDestroyed =
+        "\0\0\0\5state\0\0\0\0\0\0\10\0\0\0\1\0\0\0\0\0\0\0\2"sv;
     const std::size_t at = label.find(kName);
-    if (at == std::string::npos) return std::nullopt;
+    if (at == std::string_view::npos || at + kName.size() >= label.size()) return std::nullopt;
+    if (label.find(kDestroyed) != std::string_view::npos) return std::nullopt;
     const std::size_t length = static_cast<unsigned char>(label[at + kName.size()]);
-    return label.substr(at + kName.size() + 1, length);
+    const std::size_t text = at + kName.size() + 1;
+    if (length == 0 || text + length > label.size()) return std::nullopt;
+    return std::string(label.substr(text, length));
 }
 
 void make_zfs_pool_file(const fs::path& path, std::uint64_t size, const std::string& pool,

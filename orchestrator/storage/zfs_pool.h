@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "orchestrator/storage/zfs_command.h"
@@ -29,8 +30,11 @@ ZfsSupport detect_zfs(const ZfsTools& tools = {});
 /// ONLINE, DEGRADED, FAULTED, UNAVAIL, SUSPENDED …; nothing when no such pool is imported.
 std::optional<std::string> zfs_pool_health(const std::string& pool, const ZfsTools& tools = {});
 
-/// The name of the pool that a file holds, from its label; nothing when there is none in it.
+/// The name of the pool that a file holds, from its label; nothing when there is none in it, or a
+/// destroyed one.
 std::optional<std::string> zfs_pool_in_file(const std::filesystem::path& path);
+/// The same from the name-value pairs of a label.
+std::optional<std::string> zfs_pool_in_label(std::string_view label);
 
 /// Makes a sparse file (0600) with an empty pool in it, complete or not at all, and leaves it
 /// exported. A file that holds a pool of this name already is success, whatever its size. Throws

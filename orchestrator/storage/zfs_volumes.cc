@@ -410,7 +410,8 @@ void ZfsVolumes::give_snapshots_away(const std::string& volume) const {
     // clone of the last snapshot that has clones is enough, and those after it stay.
     std::vector<std::string> left;
     std::vector<std::string> clones;
-    for (auto& row : command_.list({"name"}, {"-r", "-d", "1", "-t", "snapshot", name})) {
+    for (auto& row :
+         command_.list({"name"}, {"-r", "-d", "1", "-t", "snapshot", "-s", "createtxg", name})) {
         std::vector<std::string> hanging = clones_of(row[0]);
         if (hanging.empty()) {
             left.push_back(row[0].substr(name.size() + 1));

@@ -26,6 +26,8 @@ using Clock = std::chrono::steady_clock;
 
 namespace {
 
+constexpr std::uint64_t kPoolBytes = 12ULL << 30U;  // sparse
+
 constexpr std::array<std::string_view, 5> kOpenStates = {"queued", "waiting", "running", "retrying",
                                                          "undoing"};
 
@@ -117,6 +119,22 @@ bool eventually(const std::function<bool()>& condition, std::chrono::millisecond
 
 TestHost::TestHost(HostOptions options)
     : options_(std::move(options)), base_(make_base_directory()) {
+    try {
+        prepare();
+    } catch (const std::exception&) {
+        force_down();
+        throw;
+    }
+}
+
+void TestHost::prepare() {
+    if (on_zfs() && options_.pool_by_init) {
+        require_zfs();
+        pool_name_ = fmt::format("bpgtest-init{}", ports_.first());
+    } else if (on_zfs()) {
+        pool_ = std::make_unique<TestPool>(kPoolBytes);
+        pool_name_ = pool_->name();
+    }
     write_config();
     std::vector<std::string> init = {"init",      "--no-start",
                                      "--storage", options_.drivers.storage,
@@ -125,11 +143,21 @@ TestHost::TestHost(HostOptions options)
         init.insert(init.end(), {"--pool-file", (base_ / "pool.btrfs").string(), "--pool-size",
                                  options_.pool_size});
     }
-    const auto result = bpg(init);
-    if (!result.ok()) {
-        force_down();
-        throw std::runtime_error("bpg init: " + result.text());
+    if (on_zfs()) init.insert(init.end(), {"--pool", pool_name_});
+    if (options_.pool_by_init) {
+        init.insert(init.end(), {"--pool-file", (base_ / "pool.zfs").string(), "--pool-size",
+                                 options_.pool_size});
     }
+    const auto result = bpg(init);
+    if (!result.ok()) throw std::runtime_error("bpg init: " + result.text());
+}
+
+std::string TestHost::container_prefix() const {
+    return fmt::format("bpgt{}-", ports_.first());
+}
+
+std::string TestHost::dataset_base() const {
+    return pool_name_ + "/bpg/databases";
 }
 
 TestHost::~TestHost() {
@@ -139,9 +167,13 @@ TestHost::~TestHost() {
 void TestHost::write_config() const {
     std::ofstream file(config_file());
     file << "# A test's own world.\n"
-         << "postgres:\n"
-         << "  version: \"15\"\n"
-         << "  config: { shared_buffers: 64MB, max_connections: \"60\" }\n"
+         << "postgres:\n";
+    if (in_docker()) {
+        file << "  image: " << DockerHost::get().image(options_.image) << "\n";
+    } else {
+        file << "  version: \"15\"\n";
+    }
+    file << "  config: { shared_buffers: 64MB, max_connections: \"60\" }\n"
          << "storage:\n"
          << "  driver: " << options_.drivers.storage << "\n"
          << "  root: " << volumes().string() << "\n";
@@ -149,8 +181,16 @@ void TestHost::write_config() const {
         file << "  pool_file: " << (base_ / "pool.btrfs").string() << "\n"
              << "  pool_size: " << options_.pool_size << "\n";
     }
-    file << "runtime: { driver: " << options_.drivers.runtime << " }\n"
-         << "network: { listen: 127.0.0.1, ports: " << ports_.first() << "-"
+    if (on_zfs()) {
+        file << "zfs: { pool: " << pool_name_ << ", datasetBase: bpg/databases }\n";
+    }
+    file << "runtime:\n  driver: " << options_.drivers.runtime << "\n";
+    if (in_docker()) {
+        file << "  docker: { socket: " << DockerHost::get().socket().string()
+             << ", container_prefix: " << container_prefix() << " }\n"
+             << "  limits: { shm: 64MiB }\n";
+    }
+    file << "network: { listen: 127.0.0.1, ports: " << ports_.first() << "-"
          << ports_.last_instance() << " }\n"
          << "paths:\n"
          << "  state: " << (base_ / "state").string() << "\n"
@@ -170,7 +210,7 @@ void TestHost::spawn_daemon(const std::vector<std::string>& arguments) {
     DetachedCommand command;
     command.argv = {(bin_dir() / "bpgd").string(), "--config", config_file().string()};
     command.argv.insert(command.argv.end(), arguments.begin(), arguments.end());
-    for (const char* name : {"ASAN_OPTIONS", "UBSAN_OPTIONS"}) {
+    for (const char* name : {"ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"}) {
         if (const char* value = ::getenv(name)) {
             command.environment.push_back(fmt::format("{}={}", name, value));
         }
@@ -321,7 +361,21 @@ void TestHost::wait_until_idle(std::chrono::milliseconds deadline) const {
 // -----------------------------------------------------------------------------------
 
 World TestHost::world() const {
-    return look_at_world({volumes(), base_ / "state", base_ / "run", base_ / "wal"}, ports_);
+    World world = look_at_world({volumes(), base_ / "state", base_ / "run", base_ / "wal"}, ports_);
+    if (on_zfs()) {
+        std::istringstream names(
+            run_zfs({"zfs", "list", "-H", "-r", "-t", "all", "-o", "name", dataset_base()}));
+        for (std::string name; std::getline(names, name);) {
+            if (name != dataset_base()) world.things.insert("dataset " + name);
+        }
+    }
+    if (in_docker()) {
+        for (const std::string& thing : DockerHost::get().leftovers(container_prefix())) {
+            // Made with the first instance, kept for the next.
+            if (!thing.starts_with("network ")) world.things.insert(thing);
+        }
+    }
+    return world;
 }
 
 std::string TestHost::compare_world_with_catalog() const {
@@ -382,6 +436,10 @@ ProcessFacts TestHost::postmaster(const std::string& ref) const {
 }
 
 std::string TestHost::instance_log(const std::string& ref) const {
+    if (in_docker()) {
+        const std::string volume = branch(ref).at("storage").at("name");
+        return DockerHost::get().try_docker({"logs", container_prefix() + volume});
+    }
     // Where it writes is nobody's contract, so the process itself is asked.
     return slurp(fs::read_symlink(fmt::format("/proc/{}/fd/2", postmaster(ref).pid)));
 }
@@ -427,6 +485,12 @@ std::vector<std::string> TestHost::finish() {
         left.push_back(fmt::format("process {} {}", process.pid, fmt::join(process.argv, " ")));
     }
     if (!left.empty()) left.push_back("the end of bpgd's log:\n" + tail(slurp(daemon_log())));
+    if (in_docker()) {
+        DockerHost::get().sweep(container_prefix());
+        for (const auto& thing : DockerHost::get().leftovers(container_prefix()))
+            left.push_back(thing);
+    }
+    destroy_pool(left);
     force_down();
     for (const auto& mount : mounts_below(base_))
         left.push_back("mount " + mount.string());
@@ -434,6 +498,17 @@ std::vector<std::string> TestHost::finish() {
         left.push_back("loop device " + device);
     if (fs::exists(base_)) left.push_back("directory " + base_.string());
     return left;
+}
+
+void TestHost::destroy_pool(std::vector<std::string>& left) {
+    if (pool_) {
+        for (const auto& thing : pool_->finish())
+            left.push_back(thing);
+    } else if (on_zfs() && fs::exists(base_ / "pool.zfs")) {
+        // Made by init; nothing of BetterPG destroys a pool.
+        run_zfs({"zpool", "destroy", "-f", pool_name_});
+        fs::remove(base_ / "pool.zfs");
+    }
 }
 
 void TestHost::force_down() noexcept {
@@ -447,6 +522,9 @@ void TestHost::force_down() noexcept {
         for (const auto& process : processes_naming(base_)) {
             if (process.pid != ::getpid()) ::kill(process.pid, SIGKILL);
         }
+        if (in_docker()) DockerHost::get().sweep(container_prefix());
+        std::vector<std::string> ignored;
+        destroy_pool(ignored);
         // A mount is busy for a moment after its last user died.
         eventually(
             [&] {

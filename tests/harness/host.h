@@ -11,14 +11,17 @@
 #include <chrono>
 #include <filesystem>
 #include <functional>
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <ostream>
 #include <string>
 #include <vector>
 
+#include "tests/harness/docker_host.h"
 #include "tests/harness/ports.h"
 #include "tests/harness/world.h"
+#include "tests/harness/zfs_fuse.h"
 
 namespace bpg::test {
 
@@ -26,8 +29,10 @@ using namespace std::chrono_literals;
 using Json = nlohmann::json;
 
 struct DriverPair {
-    std::string storage;  ///< "btrfs" (on a loop device, made by `bpg init --pool-file`) or "copy"
-    std::string runtime;  ///< "process"
+    /// "btrfs" (on a loop device, made by `bpg init --pool-file`), "zfs" (on a pool of the test's
+    /// own) or "copy"
+    std::string storage;
+    std::string runtime;  ///< "process", or "docker" (on the tests' own dockerd)
 };
 std::ostream& operator<<(std::ostream& out, const DriverPair& pair);
 
@@ -58,7 +63,9 @@ struct CliResult {
 struct HostOptions {
     DriverPair drivers{"btrfs", "process"};
     std::string pool_size = "12G";  ///< sparse; btrfs only
+    bool pool_by_init = false;      ///< zfs: `bpg init --pool-file` makes the pool
     std::string extra_config;       ///< further YAML lines
+    DockerHost::Image image = DockerHost::Image::kDebian;  ///< docker only
 };
 
 class TestHost {
@@ -76,6 +83,13 @@ class TestHost {
     std::filesystem::path daemon_log() const { return base_ / "bpgd.log"; }
     const PortSlot& ports() const { return ports_; }
     bool atomic() const { return options_.drivers.storage != "copy"; }
+    bool on_zfs() const { return options_.drivers.storage == "zfs"; }
+    const std::string& pool_name() const { return pool_name_; }
+    bool in_docker() const { return options_.drivers.runtime == "docker"; }
+    /// What the names of this host's containers begin with.
+    std::string container_prefix() const;
+    /// "<pool>/<base>" that its datasets hang below.
+    std::string dataset_base() const;
 
     // ---- the daemon ----------------------------------------------------------------------------
     /// Starts bpgd and waits until `bpg status` succeeds. Extra arguments: {"--crash-at", point}.
@@ -131,13 +145,17 @@ class TestHost {
     std::vector<std::string> finish();
 
   private:
+    void prepare();
     void write_config() const;
     void delete_all_databases(std::vector<std::string>& left);
+    void destroy_pool(std::vector<std::string>& left);
     void force_down() noexcept;
 
     HostOptions options_;
     PortSlot ports_;
     std::filesystem::path base_;
+    std::unique_ptr<TestPool> pool_;  ///< zfs, unless init made it
+    std::string pool_name_;
     pid_t daemon_ = -1;
     bool finished_ = false;
 };

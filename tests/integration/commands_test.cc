@@ -302,6 +302,11 @@ INSTANTIATE_TEST_SUITE_P(Btrfs, Commands, ::testing::Values(DriverPair{"btrfs", 
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(Copy, Commands, ::testing::Values(DriverPair{"copy", "process"}),
                          pair_name);
+INSTANTIATE_TEST_SUITE_P(Zfs, Commands, ::testing::Values(DriverPair{"zfs", "process"}), pair_name);
+INSTANTIATE_TEST_SUITE_P(ZfsDocker, Commands, ::testing::Values(DriverPair{"zfs", "docker"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(BtrfsDocker, Commands, ::testing::Values(DriverPair{"btrfs", "docker"}),
+                         pair_name);
 
 }  // namespace
 }  // namespace bpg::test

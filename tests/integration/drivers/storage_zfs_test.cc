@@ -8,9 +8,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <chrono>
 #include <functional>
+#include <stop_token>
 #include <thread>
 
 #include "orchestrator/base/files.h"
@@ -115,6 +115,8 @@ TEST_F(Zfs, AVolumeIsThereMountedWithItsIdentityOnceCreated) {
     EXPECT_EQ(property("recordsize", dataset("prod-main")), "8192");
     EXPECT_EQ(property("atime", dataset("prod-main")), "off");
     EXPECT_EQ(property("compression", dataset("prod-main")), "on");
+    for (const char* name : {"exec", "setuid", "devices"})
+        EXPECT_EQ(property(name, dataset("prod-main")), "off") << name;
     for (const char* name : {kZfsId, kZfsRef, kZfsIncarnation, kZfsJob}) {
         EXPECT_EQ(property(name, dataset("prod-main"), "source"), "local") << name;
     }
@@ -246,14 +248,17 @@ TEST_F(Zfs, ASnapshotHoldsEverythingWrittenBeforeAndNothingAfter) {
 
 TEST_F(Zfs, ASnapshotIsOneInstantOfAllFiles) {
     // Two files are written in turn: at no instant is the second ahead of the first.
-    std::atomic<bool> stop{false};
-    std::thread writer(
-        [&, first = path("prod-main") / "first", second = path("prod-main") / "second"] {
-            const UniqueFd a(::open(first.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600));
-            const UniqueFd b(::open(second.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0600));
-            while (!stop && ::write(a.get(), "x", 1) == 1 && ::write(b.get(), "x", 1) == 1)
-                continue;
-        });
+    const fs::path first_file = path("prod-main") / "first";
+    const fs::path second_file = path("prod-main") / "second";
+    put(first_file, "x");
+    put(second_file, "x");
+    const std::jthread writer([&](const std::stop_token& stop) {
+        const UniqueFd a(::open(first_file.c_str(), O_WRONLY | O_APPEND));
+        const UniqueFd b(::open(second_file.c_str(), O_WRONLY | O_APPEND));
+        while (!stop.stop_requested() && ::write(a.get(), "x", 1) == 1 &&
+               ::write(b.get(), "x", 1) == 1)
+            continue;
+    });
     for (int round = 0; round < 5; ++round) {
         std::this_thread::sleep_for(30ms);
         const SnapshotRef ref = snapshot();
@@ -261,11 +266,8 @@ TEST_F(Zfs, ASnapshotIsOneInstantOfAllFiles) {
         clone(ref, name);
         const auto first = facts(path(name) / "first").st_size;
         const auto second = facts(path(name) / "second").st_size;
-        EXPECT_GT(first, 0);
         EXPECT_TRUE(first == second || first == second + 1) << first << " " << second;
     }
-    stop = true;
-    writer.join();
 }
 
 TEST_F(Zfs, ASnapshotIdIsTakenOnce) {
@@ -528,10 +530,10 @@ class Holder {
 };
 
 TEST_F(Zfs, DestroyingWaitsForWhoeverStillUsesTheVolume) {
-    const Holder holder(path("prod-main"), "0.3");
     const auto began = std::chrono::steady_clock::now();
+    const Holder holder(path("prod-main"), "0.3");
     await(storage_->destroy_volume("prod-main", main_.id));
-    EXPECT_GE(std::chrono::steady_clock::now() - began, 200ms);
+    EXPECT_GE(std::chrono::steady_clock::now() - began, 300ms);
     EXPECT_FALSE(exists(dataset("prod-main")));
     EXPECT_FALSE(fs::exists(path("prod-main")));
 }
@@ -614,7 +616,7 @@ class ZfsFault : public Zfs {
         fs::permissions(file, fs::perms(0755));
         ZfsSettings settings = settings_;
         settings.tools.command_dir = scratch_.path();
-        settings.tools.deadline = 700ms;
+        settings.tools.deadline = 1500ms;
         settings.busy_patience = 1s;
         return {settings, threads_};
     }
@@ -711,10 +713,10 @@ TEST_F(ZfsFault, ACommandThatHangsIsKilledAndSaidToBeUnavailable) {
     ZfsStorage storage = behind("exec sleep 60");
     const auto began = std::chrono::steady_clock::now();
     const ErrorInfo error = error_of([&] { await(storage.find_volume("prod-main")); });
-    EXPECT_LT(std::chrono::steady_clock::now() - began, 5s);
+    EXPECT_LT(std::chrono::steady_clock::now() - began, 30s);
     EXPECT_EQ(error.code, "storage_unavailable");
     EXPECT_EQ(error.kind, ErrorKind::kUnavailable);
-    EXPECT_NE(error.detail.find("700 ms"), std::string::npos) << error.detail;
+    EXPECT_NE(error.detail.find("1500 ms"), std::string::npos) << error.detail;
 }
 
 TEST_F(ZfsFault, ACommandThatWorkedAndThenHungHasWorked) {
@@ -825,6 +827,13 @@ TEST_F(ZfsPool, AFileIsMadeSparseAndPrivateAndLeftAloneTheSecondTime) {
     export_zfs_pool(name_);
     EXPECT_EQ(zfs_pool_health(name_), std::nullopt);
     EXPECT_EQ(zfs_pool_in_file(file()), name_);
+
+    // A destroyed pool is none, though its name is still in the file.
+    import_zfs_pool(file(), name_);
+    run_zfs({"zpool", "destroy", name_});
+    EXPECT_EQ(zfs_pool_in_file(file()), std::nullopt);
+    EXPECT_EQ(error_of([&] { make_zfs_pool_file(file(), kZfsPoolFileMin, name_); }).code,
+              "pool_file_foreign");
 }
 
 TEST_F(ZfsPool, AFileThatIsNotOursIsRefusedAndUntouched) {
