@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "orchestrator/base/id.h"
+#include "orchestrator/base/log.h"
 #include "orchestrator/runtime/cluster_files.h"
 #include "orchestrator/runtime/instance_process.h"
 
@@ -286,6 +287,9 @@ asio::awaitable<DockerRuntime::Survey> DockerRuntime::survey(Place place) {
 
 asio::awaitable<void> DockerRuntime::start(const InstanceSpec& spec) {
     check_branch_id(spec.branch_id);
+    while (removing_networks_)
+        co_await networks_removed_.wait_until(steady_clock::time_point::max());
+    const Starting counted(starting_);
     const ImageFacts image = co_await image_of(spec.engine);
     const auto end = steady_clock::now() + kRivalPatience;
     while (steady_clock::now() < end) {
@@ -599,6 +603,27 @@ asio::awaitable<void> DockerRuntime::remove(const InstanceRef& instance) {
     }
     auto work = [&instance] { remove_tree(instance.socket_directory); };
     co_await pool_.run(std::move(work));
+    try {
+        co_await remove_networks_after_the_last();
+    } catch (const Error& error) {
+        log::debug("networks of instances stay for now", {{"why", error.what()}});
+    }
+}
+
+/// With the last instance go the networks and the rule: nothing of ours is left on a host without
+/// branches. Not while one starts, which may have looked at the rule already.
+asio::awaitable<void> DockerRuntime::remove_networks_after_the_last() {
+    if (starting_ > 0 || removing_networks_) co_return;
+    const json filters{{"label", {fmt::format("{}={}", kOwnerLabel, settings_.container_prefix)}}};
+    DockerRequest request;
+    request.target = "/containers/json?all=1&filters=" + url_escape(filters.dump());
+    request.deadline = settings_.deadline;
+    request.body_max = kListMax;
+    const DockerAnswer answer = co_await wire_.call(std::move(request));
+    if (!answer.ok() || !parsed(answer.body).empty()) co_return;
+    if (starting_ > 0 || removing_networks_) co_return;
+    const Removing announced(*this);
+    co_await remove_networks();
 }
 
 // ---- the rest -----------------------------------------------------------------------------------

@@ -7,8 +7,8 @@
 // way (kConflict `container_foreign`). Nothing is remembered here that matters.
 //
 // Further errors: kInvalid `image_invalid`, `image_unsuitable` (no PostgreSQL in it),
-// `postgres_unsupported` (its version), `docker_too_old`; kUnavailable `registry_unavailable`,
-// `pull_failed`, `egress_not_closed`; kConflict `network_foreign`.
+// `postgres_unsupported` (its version), `docker_too_old`; kUnavailable `pull_failed`,
+// `egress_not_closed`; kConflict `network_foreign`.
 #pragma once
 
 #include <boost/asio/any_io_executor.hpp>
@@ -22,6 +22,7 @@
 
 #include "orchestrator/base/error.h"
 #include "orchestrator/base/offload.h"
+#include "orchestrator/base/signal.h"
 #include "orchestrator/runtime/docker_container.h"
 #include "orchestrator/runtime/docker_events.h"
 #include "orchestrator/runtime/docker_image.h"
@@ -72,12 +73,40 @@ class DockerRuntime final : public Runtime {
     asio::awaitable<void> wait_until_gone(const InstanceRef& instance) override;
     asio::awaitable<std::string> log_tail(const InstanceRef& instance, std::size_t lines) override;
 
-    /// Removes the networks and the firewall rule: what is left when no instance is. For uninstall.
+    /// Removes the networks and the firewall rule; remove() does it with the last instance.
     asio::awaitable<void> remove_networks();
 
     const DockerEvents& events() const { return events_; }
 
   private:
+    /// One start in flight.
+    class Starting {
+      public:
+        explicit Starting(int& count) : count_(count) { ++count_; }
+        ~Starting() { --count_; }
+        Starting(const Starting&) = delete;
+        Starting& operator=(const Starting&) = delete;
+
+      private:
+        int& count_;
+    };
+    /// While it lives, starts wait.
+    class Removing {
+      public:
+        explicit Removing(DockerRuntime& runtime) : runtime_(runtime) {
+            runtime_.removing_networks_ = true;
+        }
+        ~Removing() {
+            runtime_.removing_networks_ = false;
+            runtime_.networks_removed_.notify();
+        }
+        Removing(const Removing&) = delete;
+        Removing& operator=(const Removing&) = delete;
+
+      private:
+        DockerRuntime& runtime_;
+    };
+    asio::awaitable<void> remove_networks_after_the_last();
     /// A container as dockerd describes it.
     struct Container {
         std::string id;
@@ -156,7 +185,10 @@ class DockerRuntime final : public Runtime {
     std::map<std::string, ImageFacts> images_;  ///< by id; an image never changes
     std::map<std::string, Engine> probed_;      ///< by image id: version and user
     std::set<std::string> networks_;            ///< looked at since dockerd was last away
-    std::int64_t made_at_;                      ///< seconds since the epoch
+    int starting_ = 0;
+    bool removing_networks_ = false;
+    Signal networks_removed_;
+    std::int64_t made_at_;  ///< seconds since the epoch
     bool probes_swept_ = false;
 };
 

@@ -267,14 +267,17 @@ Error pull_failed(const std::string& image, const std::string& message) {
         return {ErrorKind::kExhausted, "no_space", "there is no space for image " + image, message,
                 "make room where Docker keeps its data"};
     }
-    // Before the next: a registry that cannot be reached can also "not be found", by its name.
+    // Before the next: a registry that cannot be reached can also "not be found", by its name. For
+    // who asked the image is not to be had; trying again by itself would only make them wait.
     for (const std::string_view sign :
          {"dial tcp", "connection refused", "no such host", "i/o timeout", "TLS handshake timeout",
           "Client.Timeout", "unexpected EOF", "toomanyrequests", "server misbehaving",
           "network is unreachable", "connection reset"}) {
         if (!says(sign)) continue;
-        return {ErrorKind::kUnavailable, "registry_unavailable", "cannot fetch image " + image,
-                message, "is the registry reachable from this machine? Then try again"};
+        return {ErrorKind::kNotFound, "image_not_found",
+                "image " + image + " is not here, and its registry does not answer", message,
+                "correct the name, load the image by hand (docker load), or let this machine reach "
+                "the registry"};
     }
     for (const std::string_view sign :
          {"manifest unknown", "not found", "access denied", "does not exist",

@@ -371,8 +371,10 @@ World TestHost::world() const {
     }
     if (in_docker()) {
         for (const std::string& thing : DockerHost::get().leftovers(container_prefix())) {
-            // Made with the first instance, kept for the next.
-            if (!thing.starts_with("network ")) world.things.insert(thing);
+            // Made with the first instance, gone with the last.
+            if (!thing.starts_with("network ") && !thing.starts_with("-A ")) {
+                world.things.insert(thing);
+            }
         }
     }
     return world;
@@ -486,7 +488,6 @@ std::vector<std::string> TestHost::finish() {
     }
     if (!left.empty()) left.push_back("the end of bpgd's log:\n" + tail(slurp(daemon_log())));
     if (in_docker()) {
-        DockerHost::get().sweep(container_prefix());
         for (const auto& thing : DockerHost::get().leftovers(container_prefix()))
             left.push_back(thing);
     }
