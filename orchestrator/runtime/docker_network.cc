@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <chrono>
 #include <nlohmann/json.hpp>
 
 #include "orchestrator/base/error.h"
+#include "orchestrator/base/signal.h"
 #include "orchestrator/base/subprocess.h"
 
 namespace bpg::runtime {
@@ -16,6 +18,7 @@ constexpr std::string_view kNetworkLabel = "betterpg.network";
 constexpr std::string_view kBridgeOption = "com.docker.network.bridge.name";
 constexpr std::string_view kIccOption = "com.docker.network.bridge.enable_icc";
 constexpr std::chrono::milliseconds kRuleDeadline{10'000};
+constexpr std::chrono::seconds kRivalPatience{5};
 
 /// The name of an interface has 15 characters at most, a prefix may have more.
 std::string bridge_name(const std::string& network) {
@@ -98,7 +101,9 @@ DockerNetwork network_of(const std::string& prefix, bool open) {
 }
 
 asio::awaitable<void> ensure_network(DockerWire& wire, DockerNetwork network) {
-    for (int attempt = 0; attempt < 3; ++attempt) {
+    const auto end = std::chrono::steady_clock::now() + kRivalPatience;
+    std::string why;
+    while (std::chrono::steady_clock::now() < end) {
         const DockerAnswer found = co_await look_at_network(wire, network.name);
         if (found.ok()) {
             const auto facts = json::parse(found.body, nullptr, /*allow_exceptions=*/false);
@@ -111,14 +116,16 @@ asio::awaitable<void> ensure_network(DockerWire& wire, DockerNetwork network) {
         create.body = network_body(network).dump();
         const DockerAnswer made = co_await wire.call(std::move(create));
         if (made.ok()) co_return;
-        if (made.status == 409) continue;  // another was faster
-        throw Error(ErrorKind::kUnavailable, "network_failed",
-                    "cannot make the Docker network " + network.name, made.message(),
-                    "docker network create says more");
+        why = made.message();
+        // Another is making it: its bridge is there a moment before its name can be found.
+        const bool is_rival =
+            made.status == 409 || why.find("same bridge name") != std::string::npos;
+        if (!is_rival) break;
+        co_await pause_for(std::chrono::milliseconds(20));
     }
     throw Error(ErrorKind::kUnavailable, "network_failed",
-                "cannot make the Docker network " + network.name,
-                "it is there and not there by turns");
+                "cannot make the Docker network " + network.name, why,
+                "docker network create says more");
 }
 
 asio::awaitable<void> remove_network(DockerWire& wire, DockerNetwork network) {
