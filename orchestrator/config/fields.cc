@@ -467,7 +467,9 @@ const std::vector<Field> kFields{
     row(
         "storage.root", [](auto& c) -> auto& { return c.storage.root; },
         path_codec(PathRule::kRequired),
-        "Where btrfs, reflink and copy keep volumes; left out, it is volumes in paths.state."),
+        "Where volumes are; a ZFS base that bpg init makes is mounted there. Left out, it is "
+        "volumes "
+        "in paths.state."),
     row(
         "storage.reserve", [](auto& c) -> auto& { return c.storage.reserve; }, reserve_codec(),
         "Free space below which the trash is emptied early: a share (then at least 2 GiB) or a "
