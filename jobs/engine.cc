@@ -250,7 +250,10 @@ asio::awaitable<void> Engine::step_backward(Attempt& attempt) {
             failure.error = describe(std::current_exception());
         }
         if (failure.error) {
-            if (++attempt.failures >= limits_.undo_failures_max) {
+            // What is only away for a while is waited for: a stuck job would hold its locks for
+            // good.
+            const bool temporary = failure.error->kind == ErrorKind::kUnavailable;
+            if (++attempt.failures >= limits_.undo_failures_max && !temporary) {
                 co_await park(job,
                               fmt::format("undoing step \"{}\" keeps failing: {}: {}", job.step,
                                           failure.error->message, failure.error->detail));

@@ -23,7 +23,7 @@ namespace bpg::jobs {
 
 struct EngineLimits {
     int step_failures_max = 6;  ///< temporary failures of one row before it counts as permanent
-    int undo_failures_max = 6;  ///< failures of one undo before the job is stuck
+    int undo_failures_max = 6;  ///< failures of one undo, not temporary ones, before it is stuck
     int rewinds_max = 3;        ///< rewinds within one attempt
     /// Replaced in tests, which own time.
     std::function<std::chrono::milliseconds(int failures)> backoff;

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "orchestrator/base/id.h"
+#include "orchestrator/base/json.h"
 #include "orchestrator/base/log.h"
 
 namespace bpg::jobs {
@@ -108,9 +109,9 @@ asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
                                     {"hash", submission.request_hash},
                                     {"at", job->created_at.time_since_epoch().count()}};
         reservation.put(std::string(kinds::kIdempotency) + submission.idempotency_key,
-                        record.dump());
+                        json_text(record));
     }
-    reservation.put(job_key(job->number), to_record(*job).dump());
+    reservation.put(job_key(job->number), json_text(to_record(*job)));
     // Only a durable job may run: an effect before its intent is on disk could never be undone.
     job->durable = false;
     Job& placed = *job;
@@ -263,7 +264,7 @@ void Queue::append_event(Job& job, Batch& batch, std::string type, std::string s
                          std::string message, nlohmann::json data) const {
     const Event event{++job.last_seq,  clock_.now(),       std::move(type),
                       std::move(step), std::move(message), std::move(data)};
-    batch.put(event_prefix(job.number) + big_endian(event.seq), event_record(event).dump());
+    batch.put(event_prefix(job.number) + big_endian(event.seq), json_text(event_record(event)));
 }
 
 void Queue::show(std::uint64_t number, JobState state, std::string waiting_for) {
@@ -274,7 +275,7 @@ void Queue::show(std::uint64_t number, JobState state, std::string waiting_for) 
 
 asio::awaitable<void> Queue::commit(Job job, Batch batch) {
     const bool ended = is_final(job.state) && job.state != JobState::kStuck;
-    batch.put(job_key(job.number), to_record(job).dump());
+    batch.put(job_key(job.number), json_text(to_record(job)));
     if (ended) batch.remove(active_key(job.number));
     co_await store_.commit(std::move(batch));
     const std::string id = job.id;

@@ -206,6 +206,11 @@ nlohmann::json Daemon::runtime_json() const {
 nlohmann::json Daemon::warnings_json() const {
     std::vector<std::string> warnings = runtime_warnings(std::string(runtime_->driver()));
     warnings.insert(warnings.end(), place_.warnings.begin(), place_.warnings.end());
+    if (runtime_version_.empty()) {
+        warnings.push_back(fmt::format(
+            "the runtime, {}, does not answer: which instances run is not known until it does",
+            runtime_->driver()));
+    }
     return warnings;
 }
 

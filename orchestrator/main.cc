@@ -18,7 +18,13 @@ namespace {
 
 constexpr const char* kDefaultConfig = "/etc/betterpg/config.yaml";
 
-/// Exit codes of bpgd (spec section 2): 2 config, 5 another bpgd on this state or pool, 4 not root.
+/// Exit codes of bpgd (spec section 2): 2 config, 5 another bpgd on this state or pool, 1 else.
+int exit_code_of_start(const bpg::Error& error) {
+    if (error.code() == "config_invalid" || error.code() == "config_missing") return 2;
+    return error.code() == "bpgd_running" ? 5 : 1;
+}
+
+/// `bpgd init` says by its exit code what `bpg init` will.
 int exit_code_of(const bpg::Error& error) {
     if (error.code() == "config_invalid" || error.code() == "config_missing") return 2;
     switch (error.kind()) {
@@ -37,7 +43,7 @@ int exit_code_of(const bpg::Error& error) {
     }
 }
 
-int report(const bpg::Error& error, bool as_json) {
+void report(const bpg::Error& error, bool as_json) {
     const bpg::ErrorInfo& info = error.info();
     if (as_json) {
         fmt::print(stderr, "{}\n", nlohmann::json(info).dump());
@@ -47,7 +53,6 @@ int report(const bpg::Error& error, bool as_json) {
         if (!info.hint.empty()) fmt::print(stderr, "  fix:  {}\n", info.hint);
         fmt::print(stderr, "  code: {}\n", info.code);
     }
-    return exit_code_of(error);
 }
 
 }  // namespace
@@ -87,7 +92,8 @@ int main(int argc, char** argv) {
         }
         bpg::run_daemon(config, options);
     } catch (const bpg::Error& error) {
-        return report(error, json_errors);
+        report(error, json_errors);
+        return init->parsed() ? exit_code_of(error) : exit_code_of_start(error);
     } catch (const std::exception& error) {
         bpg::log::error("bpgd cannot go on", {{"why", error.what()}});
         return 1;

@@ -40,6 +40,26 @@ std::vector<std::string> warnings_of(const std::string& driver) {
     return {"storage driver copy copies every file for every branch; it is for trying things out"};
 }
 
+/// A pool file that init made may lie on a disk that is not mounted now: another in its place would
+/// be taken for it.
+void require_known_pool_file(const config::Config& config) {
+    const std::filesystem::path& file = config.storage.pool_file;
+    if (file.empty() || known_pool_id(config).empty() || std::filesystem::exists(file)) return;
+    throw Error(ErrorKind::kUnavailable, "storage_unavailable",
+                "the pool file " + file.string() + " is not there", "init has made it before",
+                "mount the disk it lies on; on a new machine remove " +
+                    pool_id_path(config).string() + " first");
+}
+
+/// Nothing is mounted there and nothing lies in it.
+bool is_unused(const std::filesystem::path& root) {
+    struct stat own{};
+    struct stat above{};
+    if (::lstat(root.c_str(), &own) != 0) return true;
+    if (!S_ISDIR(own.st_mode) || ::lstat(root.parent_path().c_str(), &above) != 0) return false;
+    return own.st_dev == above.st_dev && std::filesystem::is_empty(root);
+}
+
 // --- ZFS -----------------------------------------------------------------------------------------
 
 bool wants_zfs(const config::Config& config) {
@@ -48,7 +68,9 @@ bool wants_zfs(const config::Config& config) {
     // A root that was prepared keeps its driver, and a pool file without a driver is btrfs's.
     if (storage::read_root_mark(config.storage.root)) return false;
     if (!config.storage.pool_file.empty()) return false;
-    return storage::detect_zfs().works && storage::zfs_pool_health(config.zfs.pool).has_value();
+    if (!is_unused(config.storage.root) || !storage::detect_zfs().works) return false;
+    const std::string health = storage::zfs_pool_health(config.zfs.pool).value_or("");
+    return health == "ONLINE" || health == "DEGRADED";
 }
 
 void require_zfs(const config::Config& config) {
@@ -78,6 +100,7 @@ StoragePlace zfs_place(const config::Config& config, const storage::ZfsBase& bas
 }
 
 StoragePlace prepare_zfs(const config::Config& config) {
+    require_known_pool_file(config);
     if (!config.storage.pool_file.empty()) {
         storage::make_zfs_pool_file(config.storage.pool_file, config.storage.pool_size,
                                     config.zfs.pool);
@@ -156,6 +179,7 @@ StoragePlace prepare_directory(const config::Config& config) {
                     "storage driver reflink is not available in this version",
                     "it has zfs, btrfs and copy", "set storage.driver to one of them, or auto");
     }
+    require_known_pool_file(config);
     std::filesystem::create_directories(config.storage.root);
     const std::filesystem::path& pool_file = config.storage.pool_file;
     if (!pool_file.empty()) {

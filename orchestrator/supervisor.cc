@@ -30,22 +30,25 @@ asio::awaitable<void> Supervisor::look_at_all() {
     for (const Branch* found : services_.catalog.branches()) {
         if (found->state != BranchState::kRunning) continue;
         Branch branch = *found;
-        const std::string trouble = co_await trouble_of(branch);
-        if (trouble.empty()) continue;
+        if (!co_await is_known_to_be_gone(branch)) continue;
         branch.state = BranchState::kFailed;
-        branch.warnings = {trouble};
+        branch.warnings = {"its instance was not running when bpgd started"};
         services_.catalog.put(branch, batch);
     }
     co_await store_.commit(std::move(batch));
 }
 
-asio::awaitable<std::string> Supervisor::trouble_of(const Branch& branch) {
+asio::awaitable<bool> Supervisor::is_known_to_be_gone(const Branch& branch) {
+    if (runtime_is_away_) co_return false;  // asking for each would take each its deadline
     const runtime::InstanceRef instance = instances_.ref(branch);
     try {
         const runtime::InstanceStatus status = co_await services_.runtime.inspect(instance);
-        co_return status.running ? "" : "its instance was not running when bpgd started";
+        co_return !status.running;
     } catch (const Error& error) {
-        co_return "whether its instance runs is not known: " + std::string(error.what());
+        // What ran goes on in a container; the watchers find out when the runtime is back.
+        log::warning("whether instances run is not known", {{"why", error.what()}});
+        runtime_is_away_ = true;
+        co_return false;
     }
 }
 
@@ -116,6 +119,7 @@ asio::awaitable<void> Supervisor::start_again(std::string branch_id) {
 
 asio::awaitable<void> Supervisor::give_up(std::string branch_id) {
     Branch branch = *services_.catalog.branch_by_id(branch_id);
+    restarts_.erase(branch_id);
     branch.state = BranchState::kFailed;
     branch.should_run = false;
     branch.warnings = {

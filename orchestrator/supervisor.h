@@ -26,8 +26,7 @@ class Supervisor {
     asio::awaitable<void> run();
 
   private:
-    /// Why a branch that should run cannot be said to run; empty when it does.
-    asio::awaitable<std::string> trouble_of(const catalog::Branch& branch);
+    asio::awaitable<bool> is_known_to_be_gone(const catalog::Branch& branch);
     asio::awaitable<void> note_running(std::string branch_id);
     asio::awaitable<void> watch(std::string branch_id);
     asio::awaitable<void> start_again(std::string branch_id);
@@ -40,6 +39,7 @@ class Supervisor {
     jobs::Queue& queue_;
     operations::Requests& requests_;
     jobs::Store& store_;
+    bool runtime_is_away_ = false;  ///< while looking at all
     std::set<std::string> watched_;
     std::map<std::string, int> restarts_;
 };

@@ -81,7 +81,12 @@ std::map<std::string, std::string> asked_settings(const Arguments& arguments) {
         }
     }
     // A pool by name is a ZFS pool.
-    if (asked.contains("zfs.pool")) asked.try_emplace("storage.driver", "zfs");
+    if (asked.contains("zfs.pool") &&
+        asked.try_emplace("storage.driver", "zfs").first->second != "zfs") {
+        throw usage_failure("--pool names a ZFS pool",
+                            "--storage " + asked["storage.driver"] + " has none",
+                            "leave out one of the two");
+    }
     if (asked.contains("storage.pool_file")) {
         asked["storage.pool_file"] = fs::absolute(asked["storage.pool_file"]).lexically_normal();
     }

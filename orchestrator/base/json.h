@@ -4,6 +4,7 @@
 
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <string>
 
 #include "orchestrator/base/clock.h"
 
@@ -32,6 +33,11 @@ struct nlohmann::adl_serializer<bpg::WallTime> {
 };
 
 namespace bpg {
+
+/// One line. Bytes that are no UTF-8 (a container's last words) become U+FFFD instead of a throw.
+inline std::string json_text(const nlohmann::json& value) {
+    return value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
 
 /// RFC 3339 text, or null: how times look outside.
 inline nlohmann::json time_json(const std::optional<WallTime>& time) {

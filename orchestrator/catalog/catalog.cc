@@ -26,7 +26,7 @@ std::map<std::string, Record> read_all(const jobs::Store& store, std::string_vie
 template <class Record>
 void write(std::map<std::string, Record>& records, std::string_view kind, const Record& record,
            jobs::Batch& batch) {
-    batch.put(std::string(kind) + record.id, nlohmann::json(record).dump());
+    batch.put(std::string(kind) + record.id, json_text(nlohmann::json(record)));
     records.insert_or_assign(record.id, record);
 }
 

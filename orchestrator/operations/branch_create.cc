@@ -252,7 +252,12 @@ asio::awaitable<void> BranchCreate::copy_running_parent(State& state,
 
 asio::awaitable<void> BranchCreate::destroy_volume(const State& state) {
     const std::string volume = branch(state).volume;
-    co_await services_.storage.destroy_volume(volume, state.branch_id);
+    try {
+        co_await services_.storage.destroy_volume(volume, state.branch_id);
+    } catch (const Error& error) {
+        // Somebody else's under our name: we made nothing, and touch nothing.
+        if (error.code() != "volume_foreign") throw;
+    }
 }
 
 // --- the instance --------------------------------------------------------------------------------

@@ -65,7 +65,12 @@ asio::awaitable<Progress> DbCreate::create_volume(State& state) {
 
 asio::awaitable<void> DbCreate::destroy_volume(const State& state) {
     const std::string volume = branch(state).volume;
-    co_await services_.storage.destroy_volume(volume, state.branch_id);
+    try {
+        co_await services_.storage.destroy_volume(volume, state.branch_id);
+    } catch (const Error& error) {
+        // Somebody else's under our name: we made nothing, and touch nothing.
+        if (error.code() != "volume_foreign") throw;
+    }
 }
 
 asio::awaitable<Progress> DbCreate::init_data_directory(State& state) {

@@ -8,6 +8,11 @@ using jobs::nothing_to_record;
 using jobs::nothing_to_undo;
 using jobs::Progress;
 
+asio::awaitable<Progress> InstanceControl::look(State& state) {
+    state.was_running = co_await instances_.is_running(state.branch_id);
+    co_return Done{};
+}
+
 asio::awaitable<Progress> InstanceControl::stop_instance(State& state) {
     co_await instances_.stop(
         state.branch_id, state.force ? runtime::StopMode::kImmediate : runtime::StopMode::kFast);
@@ -15,7 +20,7 @@ asio::awaitable<Progress> InstanceControl::stop_instance(State& state) {
 }
 
 asio::awaitable<Progress> InstanceControl::start_instance(State& state) {
-    co_await instances_.start(state.branch_id, /*open=*/true);
+    if (!state.was_running) co_await instances_.start(state.branch_id, /*open=*/true);
     co_return Done{};
 }
 
@@ -25,7 +30,7 @@ asio::awaitable<Progress> InstanceControl::await_ready(State& state) {
 }
 
 asio::awaitable<void> InstanceControl::remove_instance(const State& state) {
-    co_await instances_.remove(state.branch_id);
+    if (!state.was_running) co_await instances_.remove(state.branch_id);
 }
 
 void InstanceControl::record(const State& state, BranchState branch_state, bool should_run,
@@ -55,6 +60,7 @@ nlohmann::json InstanceControl::result(const State& state) const {
 
 std::span<const jobs::Step<Start>> Start::steps() {
     static constexpr jobs::Step<Start> kSteps[] = {
+        {"look", "see whether it runs", &Start::look, nothing_to_undo, nothing_to_record},
         {"start_instance", "start PostgreSQL", &Start::start_instance, &Start::remove_instance,
          nothing_to_record},
         {"await_ready", "answer a query", &Start::await_ready, nothing_to_undo,
@@ -64,8 +70,8 @@ std::span<const jobs::Step<Start>> Start::steps() {
 }
 
 void Start::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
-    record(state, BranchState::kFailed, /*should_run=*/false, "start failed: " + error.message,
-           batch);
+    record(state, state.was_running ? BranchState::kRunning : BranchState::kFailed,
+           state.was_running || state.supervised, "start failed: " + error.message, batch);
 }
 
 std::span<const jobs::Step<Stop>> Stop::steps() {
@@ -96,7 +102,8 @@ std::span<const jobs::Step<Restart>> Restart::steps() {
 
 void Restart::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
     const bool still_runs = error.code == "stop_timed_out";
-    record(state, still_runs ? BranchState::kRunning : BranchState::kFailed, still_runs,
+    // It was meant to run: the supervisor starts it, or finds that it does.
+    record(state, still_runs ? BranchState::kRunning : BranchState::kFailed, /*should_run=*/true,
            "restart failed: " + error.message, batch);
 }
 

@@ -14,8 +14,11 @@ struct InstanceControlState {
     std::string branch_id;
     bool force = false;  ///< immediate shutdown
     std::string ref;
+    bool supervised = false;   ///< asked for by the supervisor, which decides when to give up
+    bool was_running = false;  ///< start only: it ran before, and goes on whatever happens
 };
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(InstanceControlState, branch_id, force, ref)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(InstanceControlState, branch_id, force, ref,
+                                                supervised, was_running)
 
 /// The steps of all three.
 class InstanceControl {
@@ -28,6 +31,7 @@ class InstanceControl {
     nlohmann::json result(const State& state) const;
 
   protected:
+    asio::awaitable<jobs::Progress> look(State& state);
     asio::awaitable<jobs::Progress> stop_instance(State& state);
     asio::awaitable<jobs::Progress> start_instance(State& state);
     asio::awaitable<jobs::Progress> await_ready(State& state);

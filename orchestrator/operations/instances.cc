@@ -14,7 +14,7 @@ int major_of(const std::string& version) {
     return std::atoi(version.c_str());
 }
 
-asio::awaitable<bool> is_running(runtime::Runtime& runtime, runtime::InstanceRef instance) {
+asio::awaitable<bool> runs(runtime::Runtime& runtime, runtime::InstanceRef instance) {
     const runtime::InstanceStatus status = co_await runtime.inspect(instance);
     co_return status.running;
 }
@@ -63,6 +63,11 @@ runtime::InstanceRef Instances::ref(const catalog::Branch& branch) const {
             services_.settings.socket_root / branch.id, log_path(branch)};
 }
 
+asio::awaitable<bool> Instances::is_running(std::string branch_id) {
+    const runtime::InstanceRef instance = ref(branch(branch_id));
+    co_return co_await runs(services_.runtime, instance);
+}
+
 asio::awaitable<void> Instances::prepare_engine(std::string branch_id) {
     const runtime::Engine wanted = engine(branch(branch_id));
     const runtime::FetchReport silent = [](std::uint64_t, std::uint64_t) {};
@@ -85,6 +90,9 @@ asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) 
 }
 
 asio::awaitable<void> Instances::start(std::string branch_id, bool open) {
+    // Brings a volume back that was unmounted; without it there would seem to be no data.
+    const std::string volume = branch(branch_id).volume;
+    co_await services_.storage.find_volume(volume);
     co_await write_config(branch_id, open);
     const catalog::Branch& place = branch(branch_id);
     runtime::InstanceSpec spec;
@@ -109,7 +117,7 @@ asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_
     const catalog::Branch& place = branch(branch_id);
     const runtime::InstanceRef instance = ref(place);
     runtime::Runtime& runtime = services_.runtime;
-    const auto alive = [&runtime, instance] { return is_running(runtime, instance); };
+    const auto alive = [&runtime, instance] { return runs(runtime, instance); };
     std::optional<Error> failure;
     try {
         const postgres::ReadyFacts facts = co_await services_.postgres.await_ready(

@@ -25,6 +25,7 @@ class Instances {
     std::filesystem::path data_directory(const catalog::Branch& branch) const;
     std::filesystem::path log_path(const catalog::Branch& branch) const;
 
+    asio::awaitable<bool> is_running(std::string branch_id);
     /// Makes sure that the branch's PostgreSQL can be run here, before anything is made for it.
     asio::awaitable<void> prepare_engine(std::string branch_id);
     /// Writes the files bpgd owns and starts PostgreSQL. `open`: users may connect from the first

@@ -260,7 +260,11 @@ asio::awaitable<jobs::Job> Requests::submit_control(std::string operation, std::
                     fmt::format("it is {}", catalog::to_string(branch.state)),
                     "wait until its job " + branch.last_job + " has ended");
     }
-    const InstanceControlState state{branch.id, force, ref};
+    InstanceControlState state;
+    state.branch_id = branch.id;
+    state.force = force;
+    state.ref = ref;
+    state.supervised = priority == jobs::Priority::kHousekeeping;
     jobs::Submission job = submission(operation, ref, params, state, std::move(key));
     job.priority = priority;
     job.locks = {database_lock(*services_.catalog.database_by_id(branch.database_id), false),

@@ -37,6 +37,7 @@ constexpr milliseconds kLeftoverPause{20};
 /// How long dockerd may take to remove what it is removing already.
 constexpr milliseconds kRemovePatience{10'000};
 constexpr milliseconds kLookPause{50};
+constexpr milliseconds kLookAgain{5'000};
 /// How long another attempt may be between its create and its start; later it was given up.
 constexpr std::chrono::seconds kCreatedPatience{5};
 /// Many starts at once wait for one another in dockerd.
@@ -184,6 +185,7 @@ DockerRuntime::Container DockerRuntime::read_listed(const json& item) {
     found.role = text_of(member(labels, kRoleLabel));
     found.branch_id = text_of(member(labels, kBranchLabel));
     found.data_directory = text_of(member(labels, kDataLabel));
+    found.owner = text_of(member(labels, kOwnerLabel));
     found.state = text_of(member(item, "State"));
     found.made_at = number_of(member(item, "Created"));
     for (const json& name : member(item, "Names")) {
@@ -261,7 +263,11 @@ asio::awaitable<DockerRuntime::Survey> DockerRuntime::survey(Place place) {
         const bool is_instance = one.name == name;
         if (is_instance || one.name == name + ".init") {
             const auto role = is_instance ? kInstanceRole : kInitRole;
-            if (!is_ours(one, role, place.branch_id, place.data_directory)) {
+            if (one.owner == settings_.container_prefix && one.branch_id != place.branch_id &&
+                one.state == "created") {
+                // Names are given out once: it was made late, for a job that had given up on it.
+                result.leftovers.push_back(one.id);
+            } else if (!is_ours(one, role, place.branch_id, place.data_directory)) {
                 refusal = foreign(one.name, one.branch_id);
             } else if (is_instance && one.is_running()) {
                 result.runs = true;
@@ -435,17 +441,22 @@ asio::awaitable<void> DockerRuntime::start_container(std::string id, int port) {
         throw Error(ErrorKind::kConflict, "port_taken", fmt::format("port {} is taken", port), why,
                     "stop what listens on it, or give the branch another port");
     }
-    if (says("executable file not found") || says("no such file or directory")) {
+    // dockerd speaks of missing files of its own (containerd's socket, a cgroup) too.
+    if (says("executable file not found") || says("exec: \"postgres\"")) {
         throw Error(ErrorKind::kInvalid, "image_unsuitable", "there is no PostgreSQL in this image",
                     why, "choose an image with initdb and postgres, such as postgres:16");
     }
     if (answer.status == 404 && says("network")) {
         throw Error(ErrorKind::kUnavailable, "network_gone", "the branch's network is gone", why);
     }
+    if (says("containerd") || says("dial unix")) {
+        throw Error(ErrorKind::kUnavailable, "runtime_unavailable",
+                    "Docker cannot start the instance now", why,
+                    "dockerd's log may say more (journalctl -u docker)");
+    }
     throw Error(ErrorKind::kInternal, "container_failed",
-                "the Docker daemon cannot start the "
-                "instance",
-                why, "dockerd's log may say more (journalctl -u docker)");
+                "the Docker daemon cannot start the instance", why,
+                "dockerd's log may say more (journalctl -u docker)");
 }
 
 asio::awaitable<void> DockerRuntime::wait_while_created(std::string name) {
@@ -573,20 +584,26 @@ asio::awaitable<void> DockerRuntime::send_signal(std::string id, std::string sig
 
 /// False when `timeout` passed first.
 asio::awaitable<bool> DockerRuntime::wait_for_end(std::string id, milliseconds timeout) {
-    DockerRequest request;
-    request.method = "POST";
-    request.target = "/containers/" + id + "/wait?condition=not-running";
-    request.deadline = std::max(timeout, milliseconds(1));
-    try {
-        const DockerAnswer answer = co_await wire_.call(std::move(request));
-        if (answer.status == 404) co_return true;
-        if (!answer.ok()) throw docker_refused("wait for container " + id, answer);
-    } catch (const Error& failure) {
-        // Too late, or dockerd went away: the next look tells which.
-        if (failure.code() != "runtime_unavailable") throw;
+    const auto end = steady_clock::now() + timeout;
+    while (true) {
+        const auto rest = std::chrono::duration_cast<milliseconds>(end - steady_clock::now());
+        DockerRequest request;
+        request.method = "POST";
+        request.target = "/containers/" + id + "/wait?condition=not-running";
+        request.deadline = std::max(rest, milliseconds(1));
+        try {
+            const DockerAnswer answer = co_await wire_.call(std::move(request));
+            if (answer.status == 404) co_return true;
+            if (!answer.ok()) throw docker_refused("wait for container " + id, answer);
+        } catch (const Error& failure) {
+            // Too late, or dockerd went away: the next look tells which.
+            if (failure.code() != "runtime_unavailable") throw;
+        }
+        const auto found = co_await look_at(id);
+        if (!found || !found->is_running()) co_return true;
+        if (steady_clock::now() >= end) co_return false;
+        co_await pause_for(kLookPause);
     }
-    const auto found = co_await look_at(id);
-    co_return !found || !found->is_running();
 }
 
 asio::awaitable<void> DockerRuntime::remove(const InstanceRef& instance) {
@@ -645,15 +662,22 @@ asio::awaitable<void> DockerRuntime::wait_until_gone(const InstanceRef& instance
     DockerEvents::Watch watch(events_, container_name(instance.name));
     bool is_known = false;
     while (true) {
+        bool was_seen = false;
         try {
             const InstanceStatus status = co_await inspect(instance);
             if (!status.running) co_return;
             is_known = true;
+            was_seen = true;
         } catch (const Error& failure) {
-            // It was there: while dockerd is away nobody can tell, and when it is back we are told.
+            // It was there: while dockerd is away nobody can tell. When it is back we are told; one
+            // that hung without going away tells nothing, so the look is repeated.
             if (!is_known || failure.code() != "runtime_unavailable") throw;
         }
-        co_await watch.changed();
+        if (was_seen) {
+            co_await watch.changed();
+        } else {
+            co_await pause_for(kLookAgain);
+        }
     }
 }
 

@@ -114,6 +114,7 @@ class DockerRuntime final : public Runtime {
         std::string role;
         std::string branch_id;
         std::string data_directory;
+        std::string owner;  ///< container_prefix of who made it
         std::string state;  ///< "created", "running", "paused", "exited", …
         std::int64_t pid = 0;
         std::int64_t exit_code = 0;

@@ -98,11 +98,11 @@ asio::awaitable<Engine> DockerRuntime::prepare_engine(Engine engine, FetchReport
     auto known = probed_.find(facts->id);
     if (known == probed_.end()) {
         Engine found = co_await probe(*facts);
+        check_major(engine.image, found.version);
         known = probed_.insert_or_assign(facts->id, std::move(found)).first;
     }
     engine.version = known->second.version;
     engine.user = known->second.user;
-    check_major(engine.image, engine.version);
     co_return engine;
 }
 

@@ -164,6 +164,10 @@ void create_base(const ZfsCommand& command, const std::string& dataset, const fs
          {fmt::format("mountpoint={}", root.native()), std::string("canmount=on"),
           std::string("atime=off"), std::string("compression=on"), std::string("recordsize=8K"),
           std::string("exec=off"), std::string("setuid=off"), std::string("devices=off"),
+          // Whatever the pool says: no data directory is exported, no tool takes snapshots that
+          // would keep branches from going, nothing of ours is mounted by the boot.
+          std::string("sharenfs=off"), std::string("sharesmb=off"),
+          std::string("com.sun:auto-snapshot=false"), std::string("org.openzfs.systemd:ignore=on"),
           fmt::format("{}={}", kZfsPoolId, pool_id)}) {
         arguments.emplace_back("-o");
         arguments.push_back(property);

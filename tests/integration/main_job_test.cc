@@ -326,6 +326,35 @@ TEST_P(MainJob, StoppedAndStartedBranchKeepsDataPortAndPassword) {
     remove("app/pause");
 }
 
+TEST_P(MainJob, AVolumeOfSomebodyElseIsReportedAndNeverTouchedAndNothingStaysLocked) {
+    if (!host().on_zfs()) return;  // a directory under our name: the suites of the drivers
+    const std::string main = database_with_items("app", 5);
+    const std::string dataset = host().dataset_base() + "/app-taken";
+    run_zfs({"zfs", "create", dataset});
+    const World before = host().world();
+    const CliError error = host().bpg_error({"branch", "create", "app/taken"});
+    expect_error(error, 5, "volume_foreign");
+    EXPECT_EQ(describe_difference(before, host().world()), "");
+    host().wait_until_idle();
+    run_zfs({"zfs", "destroy", dataset});
+    create("app/taken");
+    remove("app/taken");
+}
+
+TEST_P(MainJob, StartingWhatRunsChangesNothingEvenWhenItFails) {
+    const std::string main = database_with_items("app", 5);
+    const pid_t pid = host().postmaster(main).pid;
+    EXPECT_TRUE(host().bpg({"start", main}).ok());
+    EXPECT_EQ(host().postmaster(main).pid, pid);
+    ASSERT_EQ(host().stop_daemon(), 0);
+    host().start_daemon({"--fail-at", "start.await_ready"});
+    EXPECT_NE(host().bpg({"start", main}).exit_code, 0);
+    EXPECT_EQ(host().postmaster(main).pid, pid);
+    EXPECT_EQ(host().branch(main).at("state"), "running");
+    ASSERT_EQ(host().stop_daemon(), 0);
+    host().start_daemon();
+}
+
 INSTANTIATE_TEST_SUITE_P(Btrfs, MainJob, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(Copy, MainJob, ::testing::Values(DriverPair{"copy", "process"}),

@@ -153,8 +153,8 @@ INSTANTIATE_TEST_SUITE_P(Btrfs, BranchCreateCrash,
                          ::testing::ValuesIn(cases_for({"btrfs", "process"})), case_name);
 INSTANTIATE_TEST_SUITE_P(Copy, BranchCreateCrash,
                          ::testing::ValuesIn(cases_for({"copy", "process"})), case_name);
-INSTANTIATE_TEST_SUITE_P(Zfs, BranchCreateCrash,
-                         ::testing::ValuesIn(cases_for({"zfs", "process"})), case_name);
+INSTANTIATE_TEST_SUITE_P(Zfs, BranchCreateCrash, ::testing::ValuesIn(cases_for({"zfs", "process"})),
+                         case_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, BranchCreateCrash,
                          ::testing::ValuesIn(cases_for({"zfs", "docker"})), case_name);
 INSTANTIATE_TEST_SUITE_P(BtrfsDocker, BranchCreateCrash,

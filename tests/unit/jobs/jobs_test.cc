@@ -11,6 +11,7 @@
 #include "metrics/instruments.h"
 #include "orchestrator/base/files.h"
 #include "orchestrator/base/id.h"
+#include "orchestrator/base/json.h"
 
 namespace bpg::jobs {
 namespace {
@@ -39,6 +40,15 @@ TEST(JobRecord, SurvivesARoundTrip) {
     job.locks = {{"branch/x", true, "prod/dev"}};
     job.last_seq = 12;
     EXPECT_EQ(to_record(from_record(to_record(job))), to_record(job));
+}
+
+TEST(JobRecord, KeepsAnErrorWithBytesThatAreNoText) {
+    Job job;
+    job.error =
+        ErrorInfo{ErrorKind::kInternal, "postgres_refused", "it ended", "FATAL: \xff\xc3", ""};
+    const std::string stored = json_text(to_record(job));
+    const Job read = from_record(nlohmann::json::parse(stored));
+    EXPECT_EQ(read.error->detail, "FATAL: \xEF\xBF\xBD\xEF\xBF\xBD");
 }
 
 TEST(JobState, NamesAreReadBackAndStrangersAreNot) {
