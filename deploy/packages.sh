@@ -11,7 +11,8 @@ readonly BUILD_PACKAGES=(
 readonly RUN_PACKAGES=(postgresql-15 postgresql-client-15 btrfs-progs util-linux mount)
 readonly TEST_PACKAGES=(
     git python3 clang-format-19 clang-tidy-19 libclang-rt-19-dev libgtest-dev libgmock-dev
-    libbenchmark-dev xfsprogs prometheus zfs-fuse docker.io iptables debootstrap docker-registry)
+    libbenchmark-dev xfsprogs prometheus zfs-fuse docker.io iptables iproute2 debootstrap
+    docker-registry)
 
 # Sentences on stderr; the reason of a refusal and what to do are one sentence each.
 refuse() {

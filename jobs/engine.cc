@@ -58,9 +58,12 @@ Engine::Engine(Queue& queue, const OperationRegistry& registry, const Clock& clo
 }
 
 asio::awaitable<void> Engine::run(std::uint64_t number) {
-    Attempt attempt{queue_.open_job(number), JobContext("", ""), nullptr, 0, 0, 0};
+    Job opened = queue_.open_job(number);
+    JobContext context(opened.id, opened.target, [this, number](StepProgress progress) {
+        queue_.show_progress(number, std::move(progress));
+    });
+    Attempt attempt{std::move(opened), std::move(context), nullptr, 0, 0, 0};
     Job& job = attempt.job;
-    attempt.context = JobContext(job.id, job.target);
     const auto* entry = registry_.find(job.operation);
     std::optional<std::size_t> row;
     for (std::size_t i = 0; entry != nullptr && i < entry->steps.size(); ++i) {

@@ -18,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "jobs/step_progress.h"
 #include "orchestrator/base/clock.h"
 #include "orchestrator/base/error.h"
 
@@ -86,7 +87,8 @@ struct Job {
     std::vector<std::string> warnings;
     std::optional<ErrorInfo> error;
     std::string error_step;
-    std::string waiting_for;  ///< not persisted
+    std::string waiting_for;               ///< not persisted
+    std::optional<StepProgress> progress;  ///< not persisted
     std::vector<Lock> locks;
     std::uint64_t last_seq = 0;  ///< of its newest event
     bool durable = true;         ///< not persisted: false between submission and its commit

@@ -273,6 +273,10 @@ void Queue::show(std::uint64_t number, JobState state, std::string waiting_for) 
     job.waiting_for = std::move(waiting_for);
 }
 
+void Queue::show_progress(std::uint64_t number, StepProgress progress) {
+    open_.at(number)->progress = std::move(progress);
+}
+
 asio::awaitable<void> Queue::commit(Job job, Batch batch) {
     const bool ended = is_final(job.state) && job.state != JobState::kStuck;
     batch.put(job_key(job.number), json_text(to_record(job)));

@@ -84,6 +84,7 @@ class Queue {
     const Job& open_job(std::uint64_t number) const { return *open_.at(number); }
     /// For display only, not persisted.
     void show(std::uint64_t number, JobState state, std::string waiting_for);
+    void show_progress(std::uint64_t number, StepProgress progress);
     void append_event(Job& job, Batch& batch, std::string type, std::string step,
                       std::string message, nlohmann::json data = nlohmann::json::object()) const;
     /// Writes the job with the batch; a job that became final leaves memory (stuck ones stay: they

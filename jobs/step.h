@@ -21,6 +21,7 @@
 #include <variant>
 #include <vector>
 
+#include "jobs/step_progress.h"
 #include "jobs/store.h"
 #include "orchestrator/base/error.h"
 
@@ -65,17 +66,22 @@ struct StepName {
 /// What a running step may tell about itself. Lives as long as the attempt.
 class JobContext {
   public:
-    JobContext(std::string job_id, std::string target)
-        : job_id_(std::move(job_id)), target_(std::move(target)) {}
+    using ShowProgress = std::function<void(StepProgress)>;
+
+    JobContext(std::string job_id, std::string target, ShowProgress show)
+        : job_id_(std::move(job_id)), target_(std::move(target)), show_(std::move(show)) {}
     const std::string& job_id() const { return job_id_; }
     const std::string& target() const { return target_; }
     /// Shown with the job and its object; committed with the row that said it.
     void warn(std::string text) { warnings_.push_back(std::move(text)); }
+    /// How far the row is, for display; forgotten when it ends. Loop thread.
+    void show_progress(StepProgress progress) const { show_(std::move(progress)); }
     std::vector<std::string> take_warnings() { return std::exchange(warnings_, {}); }
 
   private:
     std::string job_id_;
     std::string target_;
+    ShowProgress show_;
     std::vector<std::string> warnings_;
 };
 

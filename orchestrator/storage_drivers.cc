@@ -23,6 +23,11 @@ std::filesystem::path pool_id_path(const config::Config& config) {
     return config.paths.state / "pool_id";
 }
 
+/// What init decided on, where the configuration says `auto`: not guessed again at every start.
+std::filesystem::path driver_path(const config::Config& config) {
+    return config.paths.state / "storage_driver";
+}
+
 std::string known_pool_id(const config::Config& config) {
     return read_file(pool_id_path(config), 256).value_or("");
 }
@@ -65,6 +70,8 @@ bool is_unused(const std::filesystem::path& root) {
 bool wants_zfs(const config::Config& config) {
     if (config.storage.driver == config::StorageDriver::kZfs) return true;
     if (config.storage.driver != config::StorageDriver::kAuto) return false;
+    const auto prepared = read_file(driver_path(config), 64);
+    if (prepared) return *prepared == kZfs;
     // A root that was prepared keeps its driver, and a pool file without a driver is btrfs's.
     if (storage::read_root_mark(config.storage.root)) return false;
     if (!config.storage.pool_file.empty()) return false;
@@ -219,6 +226,7 @@ StoragePlace prepare_storage(const config::Config& config) {
     if (known != place.pool_id) {
         write_file_durably(pool_id_path(config), place.pool_id, 0600);
     }
+    write_file_durably(driver_path(config), place.driver, 0600);
     return place;
 }
 

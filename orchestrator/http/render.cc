@@ -67,6 +67,11 @@ json steps_json(const std::vector<jobs::StepRecord>& steps) {
     return list;
 }
 
+json progress_json(const std::optional<jobs::StepProgress>& progress) {
+    if (!progress) return nullptr;
+    return {{"done", progress->done}, {"total", progress->total}, {"unit", progress->unit}};
+}
+
 json error_json(const jobs::Job& job) {
     if (!job.error) return nullptr;
     return {
@@ -139,7 +144,7 @@ json job_json(const jobs::Job& job) {
             {"waiting_for", text_or_null(job.waiting_for)},
             {"log_path", nullptr},  // operations keep no log file of their own
             {"steps", steps_json(job.steps)},
-            {"progress", nullptr},  // no operation measures how far it is
+            {"progress", progress_json(job.progress)},
             {"result", job.result},
             {"warnings", job.warnings},
             {"error", error_json(job)}};

@@ -45,9 +45,11 @@ storage::Identity DbCreate::identity(const State& state) const {
 asio::awaitable<Progress> DbCreate::prepare_engine(State& state) {
     const runtime::EngineRequest wanted{state.pg_version, state.image};
     const runtime::Engine found = co_await services_.runtime.find_engine(wanted);
-    // No step may say how far it is yet; a pull shows in the step's time.
-    const runtime::FetchReport silent = [](std::uint64_t, std::uint64_t) {};
-    engine_ = co_await services_.runtime.prepare_engine(found, silent);
+    const jobs::JobContext& context = context_;
+    const runtime::FetchReport report = [&context](std::uint64_t done, std::uint64_t total) {
+        context.show_progress({done, total, "bytes"});
+    };
+    engine_ = co_await services_.runtime.prepare_engine(found, report);
     co_return Done{};
 }
 

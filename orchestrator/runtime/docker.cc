@@ -45,6 +45,7 @@ constexpr milliseconds kStartDeadline{120'000};
 /// How long to give way to another attempt at the same start.
 constexpr milliseconds kRivalPatience{30'000};
 constexpr std::size_t kTailMax = 16 * 1024;
+constexpr std::size_t kLastWords = 200;  // lines
 constexpr std::size_t kListMax = 64 << 20;
 constexpr std::size_t kInitLogLines = 100;
 
@@ -308,6 +309,18 @@ asio::awaitable<void> DockerRuntime::start(const InstanceSpec& spec) {
                 "does another bpgd use the same runtime.docker.container_prefix?");
 }
 
+/// Why an instance ended is in its container's log, which goes with the container.
+asio::awaitable<void> DockerRuntime::keep_last_words(std::string id, InstanceSpec spec) {
+    if (spec.log_path.empty()) co_return;
+    const std::string words = co_await read_log(std::move(id), kLastWords);
+    if (words.empty()) co_return;
+    auto work = [&spec, &words] {
+        begin_log(spec.log_path, spec.branch_id);
+        append_log(spec.log_path, words + "\n");
+    };
+    co_await pool_.run(std::move(work));
+}
+
 /// False when another attempt took the name first.
 asio::awaitable<bool> DockerRuntime::start_once(InstanceSpec spec, ImageFacts image) {
     const Place place{spec.branch_id, spec.name, spec.volume, spec.data_directory};
@@ -318,8 +331,10 @@ asio::awaitable<bool> DockerRuntime::start_once(InstanceSpec spec, ImageFacts im
         co_await wait_while_created(name);
         co_return false;
     }
-    for (const std::string& id : found.leftovers)
+    for (const std::string& id : found.leftovers) {
+        co_await keep_last_words(id, spec);
         co_await remove_container(id);
+    }
     const DockerNetwork network =
         network_of(settings_.container_prefix, settings_.egress_allowed || spec.may_reach_out);
     co_await prepare_place(spec, network);
@@ -376,6 +391,8 @@ asio::awaitable<void> DockerRuntime::prepare_place(InstanceSpec spec, DockerNetw
     co_await pool_.run(std::move(work));
     if (!networks_.contains(network.name)) {
         co_await ensure_network(wire_, network);
+        auto close = [&network] { ensure_published_only(network); };
+        co_await pool_.run(std::move(close));
         networks_.insert(network.name);
     }
 }
@@ -707,8 +724,7 @@ asio::awaitable<void> DockerRuntime::remove_networks() {
         const DockerNetwork network = network_of(settings_.container_prefix, open);
         networks_.erase(network.name);
         co_await remove_network(wire_, network);
-        if (open) continue;
-        auto work = [&network] { forget_closed(network); };
+        auto work = [&network] { forget_rules(network); };
         co_await pool_.run(std::move(work));
     }
 }

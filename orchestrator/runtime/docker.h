@@ -107,6 +107,7 @@ class DockerRuntime final : public Runtime {
         DockerRuntime& runtime_;
     };
     asio::awaitable<void> remove_networks_after_the_last();
+    asio::awaitable<void> keep_last_words(std::string id, InstanceSpec spec);
     /// A container as dockerd describes it.
     struct Container {
         std::string id;

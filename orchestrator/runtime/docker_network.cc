@@ -28,30 +28,31 @@ std::string bridge_name(const std::string& network) {
     return fmt::format("bpg{:08x}", hash);
 }
 
-std::vector<std::string> rule(const DockerNetwork& network, const char* verb) {
-    return {"iptables",
-            "-w",
-            "5",
-            "-t",
-            "mangle",
-            verb,
-            "PREROUTING",
-            "-i",
-            network.bridge,
-            "-m",
-            "conntrack",
-            "--ctstate",
-            "NEW",
-            "-m",
-            "comment",
-            "--comment",
-            "betterpg " + network.name,
-            "-j",
-            "DROP"};
+enum class Rule {
+    kNoWayOut,    ///< what comes from the bridge and belongs to no connection that exists
+    kNoOtherWay,  ///< what goes to a container without passing its published port
+};
+
+std::vector<std::string> rule(const DockerNetwork& network, Rule which, const char* verb) {
+    std::vector<std::string> argv = {"iptables", "-w", "5", "-t", "mangle", verb};
+    const std::vector<std::string> matches =
+        which == Rule::kNoWayOut
+            ? std::vector<std::string>{"PREROUTING", "-i", network.bridge}
+            : std::vector<std::string>{"FORWARD", "-o",           network.bridge, "!",
+                                       "-i",      network.bridge, "-m",           "conntrack",
+                                       "!",       "--ctstate",    "DNAT"};
+    argv.insert(argv.end(), matches.begin(), matches.end());
+    const std::vector<std::string> rest = {
+        "-m", "conntrack", "--ctstate", "NEW",
+        "-m", "comment",   "--comment", "betterpg " + network.name,
+        "-j", "DROP"};
+    argv.insert(argv.end(), rest.begin(), rest.end());
+    return argv;
 }
 
-CommandResult run_rule(const DockerNetwork& network, const char* verb, Command& command) {
-    command.argv = rule(network, verb);
+CommandResult run_rule(const DockerNetwork& network, Rule which, const char* verb,
+                       Command& command) {
+    command.argv = rule(network, which, verb);
     command.deadline = kRuleDeadline;
     return run_command(command);
 }
@@ -144,11 +145,13 @@ asio::awaitable<void> remove_network(DockerWire& wire, DockerNetwork network) {
                 "cannot remove the Docker network " + network.name, gone.message());
 }
 
-void ensure_closed(const DockerNetwork& network) {
+namespace {
+
+void ensure_rule(const DockerNetwork& network, Rule which) {
     Command command;
     try {
-        if (run_rule(network, "-C", command).ok()) return;
-        const CommandResult added = run_rule(network, "-I", command);
+        if (run_rule(network, which, "-C", command).ok()) return;
+        const CommandResult added = run_rule(network, which, "-I", command);
         if (!added.ok()) throw not_closed(added.explain(command));
     } catch (const Error& failure) {
         if (failure.code() != "command_not_found") throw;
@@ -156,10 +159,23 @@ void ensure_closed(const DockerNetwork& network) {
     }
 }
 
-void forget_closed(const DockerNetwork& network) {
+}  // namespace
+
+void ensure_closed(const DockerNetwork& network) {
+    ensure_rule(network, Rule::kNoWayOut);
+}
+
+void ensure_published_only(const DockerNetwork& network) {
+    ensure_rule(network, Rule::kNoOtherWay);
+}
+
+void forget_rules(const DockerNetwork& network) {
     Command command;
     constexpr int kCopiesMax = 8;
-    for (int copy = 0; copy < kCopiesMax && run_rule(network, "-D", command).ok(); ++copy) {
+    for (const Rule which : {Rule::kNoWayOut, Rule::kNoOtherWay}) {
+        for (int copy = 0; copy < kCopiesMax; ++copy) {
+            if (!run_rule(network, which, "-D", command).ok()) break;
+        }
     }
 }
 

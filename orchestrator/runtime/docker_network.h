@@ -34,7 +34,11 @@ asio::awaitable<void> remove_network(DockerWire& wire, DockerNetwork network);
 /// Puts the rule of a closed network in place unless it is there. Blocks (about 5 ms). Throws
 /// kUnavailable `egress_not_closed`: better no branch than one that reaches out.
 void ensure_closed(const DockerNetwork& network);
-/// Takes it away.
-void forget_closed(const DockerNetwork& network);
+/// The same for the rule that lets nobody reach a container but through its published port: before
+/// Docker 28 a neighbour with a route to the bridge's subnet could, whatever address it is
+/// published on.
+void ensure_published_only(const DockerNetwork& network);
+/// Takes both away.
+void forget_rules(const DockerNetwork& network);
 
 }  // namespace bpg::runtime

@@ -250,12 +250,15 @@ void begin_log(const std::filesystem::path& log_path, const std::string& branch_
         old += ".1";
         std::filesystem::rename(log_path, old);
     }
+    append_log(log_path, fmt::format("{}branch {} at {} ===\n", kStartMark, branch_id,
+                                     format_time(SystemClock().now())));
+}
+
+void append_log(const std::filesystem::path& log_path, const std::string& text) {
     const UniqueFd log(::open(
         log_path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_NOCTTY | O_CLOEXEC, 0640));
     if (!log) throw errno_error("open " + log_path.native(), errno);
-    const std::string mark = fmt::format("{}branch {} at {} ===\n", kStartMark, branch_id,
-                                         format_time(SystemClock().now()));
-    if (::write(log.get(), mark.data(), mark.size()) < 0) {
+    if (::write(log.get(), text.data(), text.size()) < 0) {
         throw errno_error("write " + log_path.native(), errno);
     }
 }

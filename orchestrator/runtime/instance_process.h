@@ -46,6 +46,7 @@ std::string setting_of(const InstanceSpec& spec, const std::string& name);
 
 /// Prepares the log of a start: a full one becomes `.1`, a line marks where this start begins.
 void begin_log(const std::filesystem::path& log_path, const std::string& branch_id);
+void append_log(const std::filesystem::path& log_path, const std::string& text);
 /// What stands after the newest mark, at most `lines` and 16 KiB.
 std::string read_log_tail(const std::filesystem::path& log_path, std::size_t lines);
 

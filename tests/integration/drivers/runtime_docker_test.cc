@@ -224,11 +224,54 @@ TEST_F(RuntimeDocker, ABranchReachesNothingThoughItsPortIsReached) {
         << "branches see one another: " << found;
 }
 
+/// Another machine on a network of this one, that sends packets for containers here.
+class Neighbour {
+  public:
+    Neighbour() {
+        output_of({"ip", "netns", "add", kName});
+        output_of(
+            {"ip", "link", "add", kLink, "type", "veth", "peer", "name", "eth0", "netns", kName});
+        output_of({"ip", "address", "add", "198.18.77.1/30", "dev", kLink});
+        output_of({"ip", "link", "set", kLink, "up"});
+        output_of({"ip", "-n", kName, "address", "add", "198.18.77.2/30", "dev", "eth0"});
+        output_of({"ip", "-n", kName, "link", "set", "eth0", "up"});
+        output_of({"ip", "-n", kName, "route", "add", "default", "via", "198.18.77.1"});
+    }
+    ~Neighbour() { output_of({"ip", "netns", "delete", kName}); }
+    Neighbour(const Neighbour&) = delete;
+    Neighbour& operator=(const Neighbour&) = delete;
+
+    bool reaches(const std::string& address, int port) const {
+        const std::string words = fmt::format(
+            "timeout 2 bash -c 'exec 3<>/dev/tcp/{}/{}' 2>/dev/null && echo yes || "
+            "echo no",
+            address, port);
+        return output_of({"ip", "netns", "exec", kName, "bash", "-c", words}) == "yes\n";
+    }
+
+  private:
+    static constexpr const char* kName = "bpgneighbour";
+    static constexpr const char* kLink = "bpgneigh0";
+};
+
+TEST_F(RuntimeDocker, ANeighbourOnTheNetworkDoesNotReachAContainerPastItsPublishedPort) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    const auto network = runtime::network_of(prefix(), /*open=*/false);
+    const std::string address =
+        branch.inspected()["NetworkSettings"]["Networks"][network.name]["IPAddress"];
+    const Neighbour neighbour;
+    EXPECT_FALSE(neighbour.reaches(address, branch.port()));
+    // Without our rule Docker lets it in, so the test can fail.
+    runtime::forget_rules(network);
+    EXPECT_TRUE(neighbour.reaches(address, branch.port()));
+}
+
 TEST_F(RuntimeDocker, ANetworkThatSomebodyOpenedIsClosedAtTheNextStart) {
     Boxed first(drivers_);
     first.start_ready();
     const auto network = runtime::network_of(prefix(), /*open=*/false);
-    runtime::forget_closed(network);
+    runtime::forget_rules(network);
     host().docker({"rm", "-f", "-v", first.container()});
     host().docker({"network", "rm", network.name});
     first.start_ready();

@@ -119,8 +119,11 @@ TEST(PullFailures, AreToldApart) {
     EXPECT_EQ(kind("manifest for x not found: manifest unknown"), ErrorKind::kNotFound);
     EXPECT_EQ(kind("pull access denied for x, repository does not exist or may require"),
               ErrorKind::kNotFound);
-    EXPECT_EQ(kind("Get \"https://r/v2/\": dial tcp: lookup r: no such host"),
-              ErrorKind::kUnavailable);
+    // Nobody knows whether it exists: for who asked it is not there, and the text says why.
+    const Error silent =
+        pull_failed("x", "Get \"https://r/v2/\": dial tcp: lookup r: no such host");
+    EXPECT_EQ(silent.kind(), ErrorKind::kNotFound);
+    EXPECT_EQ(silent.info().message, "image x is not here, and its registry does not answer");
     EXPECT_EQ(kind("write /var/x: no space left on device"), ErrorKind::kExhausted);
     EXPECT_EQ(kind("something else"), ErrorKind::kUnavailable);
 }
