@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "orchestrator/runtime/docker_wire.h"
+#include "orchestrator/runtime/instance_process.h"
 
 namespace bpg::runtime {
 namespace {
@@ -384,14 +385,7 @@ std::string LogCollector::tail(std::size_t lines) const {
         is_cut = true;
     }
     if (is_cut) text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
-    if (lines == 0 || text.empty()) return "";
-    std::size_t begin = text.size() - (text.back() == '\n' ? 1 : 0);
-    for (std::size_t count = 0; count < lines && begin > 0; ++count) {
-        const auto newline = text.rfind('\n', begin - 1);
-        begin = newline == std::string_view::npos ? 0 : newline;
-    }
-    if (begin > 0) ++begin;
-    return std::string(text.substr(begin));
+    return last_lines(text, lines);
 }
 
 }  // namespace bpg::runtime

@@ -263,6 +263,17 @@ void append_log(const std::filesystem::path& log_path, const std::string& text) 
     }
 }
 
+std::string last_lines(std::string_view text, std::size_t lines) {
+    if (lines == 0 || text.empty()) return "";
+    std::size_t begin = text.size() - (text.back() == '\n' ? 1 : 0);
+    for (std::size_t count = 0; count < lines && begin > 0; ++count) {
+        const auto newline = text.rfind('\n', begin - 1);
+        begin = newline == std::string_view::npos ? 0 : newline;
+    }
+    if (begin > 0) ++begin;
+    return std::string(text.substr(begin));
+}
+
 std::string read_log_tail(const std::filesystem::path& log_path, std::size_t lines) {
     const UniqueFd log(::open(log_path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
     if (!log) {
@@ -283,14 +294,7 @@ std::string read_log_tail(const std::filesystem::path& log_path, std::size_t lin
         // Not half a line.
         text.remove_prefix(std::min(text.find('\n'), text.size() - 1) + 1);
     }
-    if (lines == 0 || text.empty()) return "";
-    std::size_t begin = text.size() - (text.back() == '\n' ? 1 : 0);
-    for (std::size_t count = 0; count < lines && begin > 0; ++count) {
-        const auto newline = text.rfind('\n', begin - 1);
-        begin = newline == std::string_view::npos ? 0 : newline;
-    }
-    if (begin > 0) ++begin;
-    return std::string(text.substr(begin));
+    return last_lines(text, lines);
 }
 
 }  // namespace bpg::runtime

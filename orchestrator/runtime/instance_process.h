@@ -44,6 +44,9 @@ void check_port_free(const std::string& listen_addresses, int port);
 /// A setting of the spec; "" when it has none.
 std::string setting_of(const InstanceSpec& spec, const std::string& name);
 
+/// The last lines of a log; a newline at its end begins no line.
+std::string last_lines(std::string_view text, std::size_t lines);
+
 /// Prepares the log of a start: a full one becomes `.1`, a line marks where this start begins.
 void begin_log(const std::filesystem::path& log_path, const std::string& branch_id);
 void append_log(const std::filesystem::path& log_path, const std::string& text);

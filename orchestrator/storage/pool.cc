@@ -25,6 +25,7 @@
 #include "orchestrator/base/id.h"
 #include "orchestrator/base/subprocess.h"
 #include "orchestrator/storage/btrfs_ioctl.h"
+#include "orchestrator/storage/sparse_file.h"
 #include "orchestrator/storage/volume_root.h"
 
 namespace bpg::storage {
@@ -45,41 +46,11 @@ Error unavailable(std::string message, std::string detail, std::string hint) {
             std::move(hint)};
 }
 
-std::optional<struct stat> facts_of(const fs::path& path) {
-    struct stat facts{};
-    if (::lstat(path.c_str(), &facts) == 0) return facts;
-    if (errno == ENOENT || errno == ENOTDIR) return std::nullopt;
-    throw errno_error(fmt::format("look at {}", path.native()), errno);
-}
-
 fs::path existing_parent(fs::path path) {
     path = fs::absolute(path);
     while (!fs::exists(path) && path.has_relative_path())
         path = path.parent_path();
     return path;
-}
-
-void check_room(const fs::path& path, std::uint64_t size) {
-    struct statvfs facts{};
-    if (::statvfs(path.parent_path().c_str(), &facts) != 0) {
-        throw errno_error(fmt::format("ask for the space beside {}", path.native()), errno);
-    }
-    const std::uint64_t free = facts.f_bavail * facts.f_frsize;
-    if (size <= free) return;
-    // A sparse file would be made all the same, and the pool break when the disk runs full below
-    // it.
-    throw Error(ErrorKind::kExhausted, "no_space",
-                fmt::format("cannot make a pool file of {} bytes", size),
-                fmt::format("only {} bytes are free below {}", free, path.parent_path().native()),
-                "choose a smaller --pool-size or another disk");
-}
-
-void make_sparse_file(const fs::path& path, std::uint64_t size) {
-    const UniqueFd fd(
-        ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
-    if (!fd || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
-        throw errno_error(fmt::format("make {}", path.native()), errno);
-    }
 }
 
 void make_file_system(const fs::path& path) {
