@@ -10,7 +10,7 @@ readonly BUILD_PACKAGES=(
     libssl-dev libzstd-dev)
 readonly RUN_PACKAGES=(postgresql-15 postgresql-client-15 btrfs-progs util-linux mount)
 readonly TEST_PACKAGES=(
-    git python3 clang-format-19 clang-tidy-19 libclang-rt-19-dev libgtest-dev libgmock-dev
+    git python3 clang-format-19 clang-tidy-19 libclang-rt-19-dev llvm-19 libgtest-dev libgmock-dev
     libbenchmark-dev xfsprogs prometheus zfs-fuse docker.io iptables iproute2 debootstrap
     docker-registry)
 

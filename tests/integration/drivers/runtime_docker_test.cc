@@ -105,8 +105,10 @@ TEST_P(RuntimeDockerImages, NoAnonymousVolumeIsMade) {
     Boxed branch(drivers_, GetParam());
     branch.start_ready();
     EXPECT_EQ(host().docker({"volume", "ls", "-q"}), "");
-    for (const auto& mount : branch.inspected()["Mounts"]) {
-        EXPECT_NE(mount["Type"], "volume") << mount.dump();
+    const auto container = branch.inspected();
+    EXPECT_FALSE(container.at("Mounts").empty());
+    for (const auto& mount : container.at("Mounts")) {
+        EXPECT_NE(mount.at("Type"), "volume") << mount.dump();
     }
 }
 
