@@ -260,7 +260,8 @@ json run_mutation(Session& session, const Mutation& mutation, MutationOptions op
     json job = follow(session, text_of(answer, "id"), 0, Patience::kTenSeconds,
                       [&session, colour](const std::string&, const json& event) {
                           const std::string line = event_line(event, colour);
-                          if (!line.empty()) session.note(line);
+                          // With JSON, stderr is for one object: the error.
+                          if (!line.empty() && !session.json()) session.note(line);
                       });
     if (!succeeded(job)) throw failure_of_job(job);
     session.warn_all(member(job, "warnings"));

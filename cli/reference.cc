@@ -3,38 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <numeric>
 
 #include "cli/failure.h"
 #include "orchestrator/base/id.h"
 #include "orchestrator/base/log.h"
+#include "orchestrator/base/words.h"
 
 namespace bpg::cli {
-namespace {
-
-/// Edits (insert, delete, replace, swap of neighbours) that turn one word into the other.
-std::size_t edit_distance(std::string_view a, std::string_view b) {
-    std::vector<std::size_t> before_last;
-    std::vector<std::size_t> last(b.size() + 1);
-    std::iota(last.begin(), last.end(), std::size_t{0});
-    for (std::size_t i = 1; i <= a.size(); ++i) {
-        std::vector<std::size_t> row(b.size() + 1);
-        row[0] = i;
-        for (std::size_t j = 1; j <= b.size(); ++j) {
-            const std::size_t replace = last[j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
-            row[j] = std::min({last[j] + 1, row[j - 1] + 1, replace});
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
-                row[j] = std::min(row[j], before_last[j - 2] + 1);
-            }
-        }
-        before_last = std::move(last);
-        last = std::move(row);
-    }
-    return last[b.size()];
-}
-
-}  // namespace
-
 BranchRef parse_branch_ref(std::string_view text) {
     const std::string shown = log::escape(text);
     const auto slash = text.find('/');

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <functional>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -23,19 +24,22 @@ class CrashPoints {
   public:
     /// `point` or `point:n`: the n-th time it is passed. The process kills itself with SIGKILL.
     void arm_crash(const std::string& point);
-    /// "<operation>.<step>": that step fails with a permanent error after it ran.
-    void arm_failure(std::string operation_and_step) { fail_at_ = std::move(operation_and_step); }
+    /// "<operation>.<step>": that step fails with a permanent error after it ran; with `:n` only
+    /// the n-th time.
+    void arm_failure(const std::string& step);
     /// Tests that live in one process put their own way to vanish here (it throws).
     void on_reach(std::function<void(const std::string& point)> hook) { hook_ = std::move(hook); }
 
     void reach(std::string_view operation, std::string_view step, std::string_view where);
     /// Throws kInternal `failure_injected` when this step is armed.
-    void fail_if_armed(std::string_view operation, std::string_view step) const;
+    void fail_if_armed(std::string_view operation, std::string_view step);
 
   private:
     std::string crash_at_;
     int passes_left_ = 0;
     std::string fail_at_;
+    std::optional<int> failing_run_;  ///< nothing: every run of that step
+    int runs_ = 0;
     std::function<void(const std::string&)> hook_;
 };
 

@@ -239,7 +239,9 @@ asio::awaitable<void> Engine::rewind(Attempt& attempt, Rewind rewind) {
     job.state = JobState::kUndoing;
     job.direction = Direction::kRewind;
     job.rewind_to = std::string(rewind.to);
+    job.data = attempt.program->draft();
     co_await queue_.commit(job, std::move(batch));
+    attempt.program->accept();
 }
 
 asio::awaitable<void> Engine::step_backward(Attempt& attempt) {

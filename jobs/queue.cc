@@ -12,6 +12,7 @@ namespace bpg::jobs {
 namespace {
 
 constexpr std::size_t kListMax = 10'000;
+constexpr std::chrono::hours kDay{24};
 
 std::string job_key(std::uint64_t number) {
     return std::string(kinds::kJob) + big_endian(number);
@@ -40,8 +41,10 @@ Event event_from(std::uint64_t seq, const nlohmann::json& record) {
             record.value("data", nlohmann::json::object())};
 }
 
-bool belongs_to(const Job& job, const std::string& database) {
-    return job.target == database || job.target.starts_with(database + "/");
+bool passes(const Job& job, const JobFilter& filter) {
+    return (!filter.state || job.state == *filter.state) &&
+           (filter.database.empty() || job.target == filter.database ||
+            job.target.starts_with(filter.database + "/"));
 }
 
 }  // namespace
@@ -63,6 +66,22 @@ void Queue::load() {
         if (auto job = read(number)) open_.emplace(number, std::make_unique<Job>(std::move(*job)));
         return true;
     });
+    load_failures();
+}
+
+void Queue::load_failures() {
+    const WallTime since = clock_.now() - kDay;
+    store_.scan(
+        kinds::kJob,
+        [&](std::string_view, std::string_view value) {
+            const Job job = from_record(nlohmann::json::parse(value));
+            if (job.state == JobState::kFailed && job.finished_at && *job.finished_at >= since) {
+                failures_.push_front(*job.finished_at);
+            }
+            return job.created_at >= since;
+        },
+        /*reverse=*/true);
+    std::sort(failures_.begin(), failures_.end());
 }
 
 std::optional<Job> Queue::read(std::uint64_t number) const {
@@ -71,13 +90,16 @@ std::optional<Job> Queue::read(std::uint64_t number) const {
     return from_record(nlohmann::json::parse(*value));
 }
 
+void Queue::require_room() const {
+    if (open_.size() < limits_.queued_max) return;
+    throw Error(ErrorKind::kExhausted, "queue_full", "the job queue is full",
+                fmt::format("{} jobs are open, jobs.queued_max allows {}", open_.size(),
+                            limits_.queued_max),
+                "wait for jobs to finish (bpg job list), or raise jobs.queued_max");
+}
+
 asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
-    if (open_.size() >= limits_.queued_max) {
-        throw Error(ErrorKind::kExhausted, "queue_full", "the job queue is full",
-                    fmt::format("{} jobs are open, jobs.queued_max allows {}", open_.size(),
-                                limits_.queued_max),
-                    "wait for jobs to finish (bpg job list), or raise jobs.queued_max");
-    }
+    require_room();
     const auto* entry = registry_.find(submission.operation);
     if (entry == nullptr) {
         throw Error(ErrorKind::kInvalid, "operation_unknown",
@@ -184,42 +206,41 @@ Job Queue::get(const std::string& id_or_prefix) const {
     return read(number).value();
 }
 
-std::vector<Job> Queue::list(const JobFilter& filter) const {
-    const auto wanted = [&filter](const Job& job) {
-        return (!filter.state || job.state == *filter.state) &&
-               (filter.database.empty() || belongs_to(job, filter.database));
-    };
-    const std::size_t limit = std::min(filter.limit, kListMax);
-    std::vector<Job> jobs;
-    for (auto it = open_.rbegin(); it != open_.rend() && jobs.size() < limit; ++it) {
-        if (wanted(*it->second)) jobs.push_back(*it->second);
+JobListing Queue::begin_list(JobFilter filter) const {
+    JobListing listing;
+    filter.limit = std::min(filter.limit, kListMax);
+    for (auto it = open_.rbegin(); it != open_.rend(); ++it) {
+        listing.open.insert(it->first);
+        if (listing.jobs.size() < filter.limit && passes(*it->second, filter)) {
+            listing.jobs.push_back(*it->second);
+        }
     }
-    if (jobs.size() >= limit) return jobs;
+    listing.filter = std::move(filter);
+    return listing;
+}
+
+std::vector<Job> Queue::finish_list(JobListing listing) const {
+    const JobFilter& filter = listing.filter;
+    std::vector<Job>& jobs = listing.jobs;
+    if (jobs.size() >= filter.limit) return std::move(jobs);
     store_.scan(
         kinds::kJob,
         [&](std::string_view key, std::string_view value) {
-            if (open_.contains(from_big_endian(key.substr(kinds::kJob.size())))) return true;
+            const std::uint64_t number = from_big_endian(key.substr(kinds::kJob.size()));
+            if (listing.open.contains(number)) return true;
             Job job = from_record(nlohmann::json::parse(value));
-            if (wanted(job)) jobs.push_back(std::move(job));
-            return jobs.size() < limit;
+            if (passes(job, filter)) jobs.push_back(std::move(job));
+            return jobs.size() < filter.limit;
         },
         /*reverse=*/true);
-    return jobs;
+    return std::move(jobs);
 }
 
-std::size_t Queue::failed_since(WallTime since) const {
-    std::size_t count = 0;
-    store_.scan(
-        kinds::kJob,
-        [&](std::string_view, std::string_view value) {
-            const Job job = from_record(nlohmann::json::parse(value));
-            if (job.state == JobState::kFailed && job.finished_at && *job.finished_at >= since) {
-                ++count;
-            }
-            return job.created_at >= since;
-        },
-        /*reverse=*/true);
-    return count;
+std::size_t Queue::failed_last_day() {
+    const WallTime since = clock_.now() - kDay;
+    while (!failures_.empty() && failures_.front() < since)
+        failures_.pop_front();
+    return failures_.size();
 }
 
 std::vector<Event> Queue::events(const Job& job, std::uint64_t after, std::size_t max) const {
@@ -236,10 +257,10 @@ std::vector<Event> Queue::events(const Job& job, std::uint64_t after, std::size_
     return events;
 }
 
-Signal& Queue::signal_of(const std::string& job_id) {
+std::shared_ptr<Signal> Queue::signal_of(const std::string& job_id) {
     auto& signal = signals_[job_id];
-    if (!signal) signal = std::make_unique<Signal>();
-    return *signal;
+    if (!signal) signal = std::make_shared<Signal>();
+    return signal;
 }
 
 asio::awaitable<bool> Queue::wait_for_event(std::string job_id, std::uint64_t seen,
@@ -247,7 +268,8 @@ asio::awaitable<bool> Queue::wait_for_event(std::string job_id, std::uint64_t se
     while (true) {
         const Job job = get(job_id);
         if (job.last_seq > seen || is_final(job.state)) co_return true;
-        if (!co_await signal_of(job.id).wait_until(deadline)) co_return false;
+        const std::shared_ptr<Signal> signal = signal_of(job.id);
+        if (!co_await signal->wait_until(deadline)) co_return false;
     }
 }
 
@@ -256,7 +278,8 @@ asio::awaitable<Job> Queue::wait_until_final(std::string job_id,
     while (true) {
         Job job = get(job_id);
         if (is_final(job.state)) co_return job;
-        if (!co_await signal_of(job.id).wait_until(deadline)) co_return get(job_id);
+        const std::shared_ptr<Signal> signal = signal_of(job.id);
+        if (!co_await signal->wait_until(deadline)) co_return get(job_id);
     }
 }
 
@@ -283,13 +306,17 @@ asio::awaitable<void> Queue::commit(Job job, Batch batch) {
     if (ended) batch.remove(active_key(job.number));
     co_await store_.commit(std::move(batch));
     const std::string id = job.id;
+    if (job.state == JobState::kFailed) failures_.push_back(*job.finished_at);
     if (ended) {
         open_.erase(job.number);
     } else {
         *open_.at(job.number) = std::move(job);
     }
     const auto signal = signals_.find(id);
-    if (signal != signals_.end()) signal->second->notify();
+    if (signal != signals_.end()) {
+        signal->second->notify();
+        if (ended) signals_.erase(signal);
+    }
     changed_.notify();
 }
 

@@ -1,13 +1,17 @@
 // The queue: every job, its events and its idempotency key, in the store; the open ones also in
-// memory, which is where the runner looks. RocksDB is scanned once, at start.
+// memory, which is where the runner looks. RocksDB is scanned at start, and for lists of jobs that
+// ended.
 //
-// Loop thread only. References to open jobs stay valid until the job is final.
+// Loop thread only, but for what says otherwise. References to open jobs stay valid until the job
+// is final.
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -42,6 +46,13 @@ struct JobFilter {
     std::size_t limit = 100;
 };
 
+/// A list of jobs on its way: the open ones are in it, those that ended are not yet.
+struct JobListing {
+    JobFilter filter;
+    std::vector<Job> jobs;
+    std::set<std::uint64_t> open;  ///< numbers, also of those the filter leaves out
+};
+
 class Queue {
   public:
     Queue(Store& store, const OperationRegistry& registry, const Clock& clock, QueueLimits limits);
@@ -49,6 +60,12 @@ class Queue {
     /// Reads the open jobs; called once before anything else.
     void load();
 
+    /// Why no job may be taken: the store's disk is nearly full. Blocks: call it on a pool.
+    std::optional<ErrorInfo> shortage(std::uint64_t reserve) const {
+        return store_.shortage(reserve);
+    }
+    /// Throws `queue_full`. Called before anything is changed for a job that is submitted next.
+    void require_room() const;
     /// Job, reservation and first event in one commit; returns when they are durable.
     asio::awaitable<Job> submit(Submission submission, Batch reservation);
 
@@ -64,8 +81,9 @@ class Queue {
 
     /// By id or unique prefix: kNotFound `job_not_found`, kConflict `id_ambiguous`.
     Job get(const std::string& id_or_prefix) const;
-    /// Open ones first, then newest first.
-    std::vector<Job> list(const JobFilter& filter) const;
+    JobListing begin_list(JobFilter filter) const;
+    /// Open ones first, then newest first. Reads the history: call it on a pool.
+    std::vector<Job> finish_list(JobListing listing) const;
     std::vector<Event> events(const Job& job, std::uint64_t after, std::size_t max) const;
     /// Waits for a commit of this job after event `seen`, or the deadline (false).
     asio::awaitable<bool> wait_for_event(std::string job_id, std::uint64_t seen,
@@ -77,7 +95,8 @@ class Queue {
     const std::map<std::uint64_t, std::unique_ptr<Job>>& open_jobs() const { return open_; }
     /// Notified whenever a job is submitted or ends.
     Signal& changed() { return changed_; }
-    std::size_t failed_since(WallTime since) const;
+    /// Jobs that failed within the last 24 hours.
+    std::size_t failed_last_day();
 
     // What the engine uses. It changes a copy of a job and commits the copy, so nobody ever sees a
     // state that is not on disk.
@@ -93,7 +112,8 @@ class Queue {
 
   private:
     std::optional<Job> read(std::uint64_t number) const;
-    Signal& signal_of(const std::string& job_id);
+    std::shared_ptr<Signal> signal_of(const std::string& job_id);
+    void load_failures();
 
     Store& store_;
     const OperationRegistry& registry_;
@@ -101,7 +121,8 @@ class Queue {
     QueueLimits limits_;
     std::uint64_t next_number_ = 1;
     std::map<std::uint64_t, std::unique_ptr<Job>> open_;
-    std::map<std::string, std::unique_ptr<Signal>> signals_;
+    std::map<std::string, std::shared_ptr<Signal>> signals_;  ///< of open jobs that are waited for
+    std::deque<WallTime> failures_;                           ///< when jobs failed, oldest first
     Signal changed_;
 };
 

@@ -37,7 +37,8 @@ struct Wait {
     std::string for_what;
 };
 /// Something that lived only in memory is gone (the daemon was restarted): undo back to and
-/// including row `to`, then go forward again from it.
+/// including row `to`, then go forward again from it. What the row changed in its State before it
+/// said so is kept (new outside names, say), and the undo sees it.
 struct Rewind {
     std::string_view to;
     std::string why;

@@ -5,6 +5,9 @@
 // writer thread of its own, which takes everything queued meanwhile into one synced write (group
 // commit), and resumes the caller on the loop. Commits take effect in the order of the calls.
 //
+// A full disk stops jobs and loses none: once less than a reserve is free no job is taken
+// (shortage()), and where that did not help, commits wait until there is room again.
+//
 // Limitations: one process (RocksDB's LOCK plus ours); a failed write is fatal, because what the
 // loop believes and what is on disk would differ: the process says so and exits, and the next start
 // reads the truth. Reads block for microseconds on cached data; scans are for start-up and pools.
@@ -21,6 +24,8 @@
 #include <string_view>
 #include <utility>
 #include <vector>
+
+#include "orchestrator/base/error.h"
 
 namespace bpg::metrics {
 class Instruments;
@@ -47,6 +52,14 @@ inline constexpr std::string_view kSnapshot = "sn";     ///< + snapshot id
 std::string big_endian(std::uint64_t value);
 std::uint64_t from_big_endian(std::string_view bytes);
 
+/// Below this nothing is written: RocksDB may have to write out a memtable (8 MiB) and begin a log
+/// (as much again), and it aborts the process when it finds no space for them.
+inline constexpr std::uint64_t kRoomToWrite = 20U << 20U;
+/// Kept free on the store's disk when a job is taken, so that those that are open can end.
+inline constexpr std::uint64_t kDiskReserve = 64U << 20U;
+/// The same for a job that frees space.
+inline constexpr std::uint64_t kDiskReserveOfDeletes = 32U << 20U;
+
 /// Everything that becomes true in one commit.
 class Batch {
   public:
@@ -68,15 +81,20 @@ class Store {
 
     /// Opens an existing store. kNotFound `store_missing` (never makes an empty one: a mistyped
     /// path must not look like a fresh start), kConflict `store_in_use`, kCorrupt `store_corrupt`,
-    /// kInvalid `store_newer` when a later version of bpgd has written it.
+    /// kInvalid `store_newer` when a later version of bpgd has written it; that one is not touched.
     Store(const std::filesystem::path& directory, asio::any_io_executor loop,
           metrics::Instruments& metrics);
     ~Store();
     Store(const Store&) = delete;
     Store& operator=(const Store&) = delete;
 
-    /// Returns when the batch is on disk. Loop thread only.
+    /// Returns when the batch is on disk; waits while the disk is full. Loop thread only.
     asio::awaitable<void> commit(Batch batch);
+
+    /// Whether commits wait for room on the disk.
+    bool waits_for_room() const;
+    /// kExhausted `state_disk_full` when less than `reserve` is free. Blocks: call it on a pool.
+    std::optional<ErrorInfo> shortage(std::uint64_t reserve) const;
 
     std::optional<std::string> get(const std::string& key) const;
     /// Visits keys that begin with `prefix` in order, from `from` if given; stops when `visit` says
@@ -85,7 +103,8 @@ class Store {
               const std::function<bool(std::string_view key, std::string_view value)>& visit,
               bool reverse = false, std::string_view from = {}) const;
 
-    /// Writes what is queued, then closes. Called once, before the process ends.
+    /// Writes what is queued, unless the disk is full; nothing is committed after that. A pool may
+    /// still be reading.
     void close();
 
   private:

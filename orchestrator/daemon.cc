@@ -18,12 +18,14 @@
 #include "orchestrator/base/files.h"
 #include "orchestrator/base/log.h"
 #include "orchestrator/base/signal.h"
+#include "orchestrator/base/thread_priority.h"
 #include "orchestrator/http/handlers/register.h"
 #include "orchestrator/http/router.h"
 #include "orchestrator/http/server.h"
 #include "orchestrator/init.h"
 #include "orchestrator/operations/operations.h"
 #include "orchestrator/operations/requests.h"
+#include "orchestrator/operations/shared_snapshots.h"
 #include "orchestrator/ports.h"
 #include "orchestrator/postgres/local_data_directories.h"
 #include "orchestrator/postgres/pqxx_postgres.h"
@@ -101,6 +103,7 @@ class Daemon {
     postgres::PqxxPostgres postgres_{pool_};
     postgres::LocalDataDirectories data_directories_{pool_};
     catalog::Catalog catalog_;
+    operations::SharedSnapshots shared_snapshots_{catalog_};
     operations::Services services_;
     jobs::OperationRegistry registry_;
     jobs::CrashPoints crash_;
@@ -130,15 +133,9 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
       storage_(open_storage(config_, place_, pool_)),
       measured_storage_(open_storage(config_, place_, background_pool_)),
       runtime_(open_runtime(config_, pool_, loop_.get_executor())),
-      services_{catalog_,
-                *storage_,
-                *runtime_,
-                postgres_,
-                data_directories_,
-                secrets_,
-                pool_,
-                clock_,
-                operation_settings(config_)},
+      services_{catalog_,  shared_snapshots_,          *storage_, *runtime_,
+                postgres_, data_directories_,          secrets_,  pool_,
+                clock_,    operation_settings(config_)},
       store_(config_.store_dir(), loop_.get_executor(), metrics_),
       queue_(store_, registry_, clock_, {config_.jobs.queued_max}),
       engine_(queue_, registry_, clock_, metrics_, crash_, {}),
@@ -206,6 +203,10 @@ nlohmann::json Daemon::runtime_json() const {
 nlohmann::json Daemon::warnings_json() const {
     std::vector<std::string> warnings = runtime_warnings(std::string(runtime_->driver()));
     warnings.insert(warnings.end(), place_.warnings.begin(), place_.warnings.end());
+    if (store_.waits_for_room()) {
+        warnings.push_back("the disk of " + config_.paths.state.string() +
+                           " is full: jobs wait until there is room");
+    }
     if (runtime_version_.empty()) {
         warnings.push_back(fmt::format(
             "the runtime, {}, does not answer: which instances run is not known until it does",
@@ -281,13 +282,15 @@ asio::awaitable<void> Daemon::measure_forever() {
     while (true) {
         std::vector<std::pair<std::string, std::string>> due;
         const WallTime old = clock_.now() - kMeasureEvery;
+        // A new volume can wait while jobs need the disk.
+        const bool is_busy = runner_.running() > 0;
         for (const catalog::Branch* branch : catalog_.branches()) {
             const bool there = branch->state == catalog::BranchState::kRunning ||
                                branch->state == catalog::BranchState::kStopped;
             const auto known = catalog_.usage(branch->id);
-            if (there && (!known || known->measured_at < old)) {
-                due.emplace_back(branch->id, branch->volume);
-            }
+            const bool wanted =
+                known ? known->measured_at < old : !is_busy || branch->created_at < old;
+            if (there && wanted) due.emplace_back(branch->id, branch->volume);
         }
         for (const auto& [id, volume] : due) {
             try {
@@ -387,6 +390,7 @@ void Daemon::run() {
         end(0);
     };
     spawn(stop(), "stop");
+    if (!let_this_thread_go_first()) log::debug("the event loop runs at the usual priority");
     loop_.run();
     end(1);
 }

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <nlohmann/json.hpp>
 
 #include "jobs/store.h"
@@ -13,6 +14,10 @@
 namespace bpg {
 
 void ensure_directories(const config::Config& config) {
+    // Said first, by its name: otherwise some file in it that cannot be changed would be blamed.
+    if (::access(config.paths.state.c_str(), W_OK) != 0 && errno != ENOENT) {
+        throw errno_error("write to the state directory " + config.paths.state.string(), errno);
+    }
     std::filesystem::create_directories(config.paths.state.parent_path());
     std::filesystem::create_directories(config.paths.run.parent_path());
     std::filesystem::create_directories(config.api.socket.parent_path());

@@ -94,7 +94,14 @@ asio::awaitable<void> Supervisor::watch(std::string branch_id) {
     }
     log::warning("an instance ended by itself and is started again", {{"branch", branch_id}});
     if (failures > 0) co_await pause_for(std::chrono::seconds(1 << failures));
-    if (is_ours_to_start(branch_id)) co_await start_again(branch_id);
+    if (!is_ours_to_start(branch_id)) co_return;
+    try {
+        co_await start_again(branch_id);
+    } catch (const Error& error) {
+        // No job was taken, so this was no restart; the next round asks again.
+        if (error.kind() == ErrorKind::kExhausted) --restarts_[branch_id];
+        throw;
+    }
 }
 
 /// One that was given up for dead while the runtime did not answer may run all the same.

@@ -79,6 +79,9 @@ Error errno_error(std::string_view action, int errno_value) {
         case EPERM:
             return {ErrorKind::kPermission, "not_permitted", what, why,
                     "bpgd needs root and the directories it was initialised with"};
+        case EROFS:
+            return {ErrorKind::kInternal, "read_only", what, why,
+                    "make the file system writable again (mount -o remount,rw), then try again"};
         default:
             return {ErrorKind::kInternal, "system_call_failed", what, why, ""};
     }

@@ -60,7 +60,7 @@ class Error : public std::exception {
 };
 
 /// An Error about a failed system call: `action` in the form "open /x"; the kind follows errno
-/// (ENOSPC, EDQUOT: kExhausted; EACCES, EPERM: kPermission; else kInternal).
+/// (ENOSPC, EDQUOT: kExhausted; EACCES, EPERM: kPermission; else kInternal, EROFS as `read_only`).
 Error errno_error(std::string_view action, int errno_value);
 
 /// Turns any exception into its parts; what is no Error becomes kInternal, code "internal".

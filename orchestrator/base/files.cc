@@ -6,6 +6,7 @@
 #include <linux/openat2.h>
 #include <pwd.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -292,6 +293,14 @@ void remove_tree(const std::filesystem::path& path) {
     if (::rmdir(path.c_str()) != 0 && errno != ENOENT) {
         throw errno_error(fmt::format("remove {}", path.native()), errno);
     }
+}
+
+std::uint64_t free_bytes(const std::filesystem::path& path) {
+    struct statvfs facts{};
+    if (::statvfs(path.c_str(), &facts) != 0) {
+        throw errno_error(fmt::format("ask for the free space of {}", path.native()), errno);
+    }
+    return facts.f_bavail * facts.f_frsize;
 }
 
 FileOwner lookup_user(const std::string& name) {

@@ -69,6 +69,9 @@ void fsync_directory(const std::filesystem::path& path);
 /// Removes a tree without following links or crossing into what a link names. Absent is fine.
 void remove_tree(const std::filesystem::path& path);
 
+/// What others than root could still write to the file system of `path`.
+std::uint64_t free_bytes(const std::filesystem::path& path);
+
 /// uid, gid of a system user; throws kNotFound `user_not_found`.
 FileOwner lookup_user(const std::string& name);
 

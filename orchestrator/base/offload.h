@@ -1,33 +1,39 @@
 // How blocking work leaves the event loop: `co_await pool.run(work)` runs it on a bounded pool of
 // threads and comes back to the caller's executor with its result or exception. The loop thread
-// itself never blocks; nothing but leaf work (file trees, ioctls, libpqxx, child processes) runs
-// here.
+// itself never blocks, not even on a thread of the pool that gets no CPU; nothing but leaf work
+// (file trees, ioctls, libpqxx, child processes) runs here.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
-#include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/this_coro.hpp>
-#include <boost/asio/thread_pool.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <deque>
 #include <exception>
+#include <mutex>
 #include <optional>
+#include <thread>
 #include <type_traits>
 #include <utility>
 #include <variant>
+#include <vector>
+
+#include "orchestrator/base/handoff.h"
+#include "orchestrator/base/loop_inbox.h"
 
 namespace bpg {
 
 namespace asio = boost::asio;
 
 /// A fixed number of threads for blocking work. Work queued beyond that waits its turn. The
-/// destructor waits for what runs; coroutines still waiting on it must be gone by then.
+/// destructor runs all of it; coroutines still waiting on it must be gone by then.
 class BlockingPool {
   public:
-    explicit BlockingPool(std::size_t threads) : pool_(threads) {}
-    ~BlockingPool() { pool_.join(); }
+    explicit BlockingPool(std::size_t threads);
+    ~BlockingPool();
     BlockingPool(const BlockingPool&) = delete;
     BlockingPool& operator=(const BlockingPool&) = delete;
 
@@ -40,11 +46,19 @@ class BlockingPool {
     /// destructor. It must not throw. Never blocks; may be called from any thread.
     template <class Work>
     void post(Work work) {
-        asio::post(pool_, std::move(work));
+        put(Task(std::move(work)));
     }
 
   private:
-    asio::thread_pool pool_;
+    void put(Task task);
+    void work_until_closed();
+
+    Handoff<Task> given_;
+    Semaphore ready_;  ///< one for every task, and for every thread one at the end
+    std::atomic<bool> closing_{false};
+    std::mutex taking_;       ///< among the threads of the pool only
+    std::deque<Task> taken_;  // guarded by taking_
+    std::vector<std::thread> threads_;
 };
 
 template <class Work>
@@ -55,7 +69,9 @@ asio::awaitable<std::invoke_result_t<Work&>> BlockingPool::run(Work work) {
     std::exception_ptr failure;
     auto executor = co_await asio::this_coro::executor;
     auto initiate = [this, executor, &work, &value, &failure](auto handler) {
-        auto task = [executor, &work, &value, &failure, handler = std::move(handler)]() mutable {
+        auto inbox = LoopInbox::expect(executor);
+        auto task = [executor, inbox, &work, &value, &failure,
+                     handler = std::move(handler)]() mutable {
             try {
                 if constexpr (std::is_void_v<Result>) {
                     work();
@@ -66,11 +82,11 @@ asio::awaitable<std::invoke_result_t<Work&>> BlockingPool::run(Work work) {
             } catch (...) {  // carried over to the awaiting coroutine, rethrown there
                 failure = std::current_exception();
             }
-            asio::post(executor, std::move(handler));
+            inbox->deliver(Task([executor, handler = std::move(handler)]() mutable {
+                asio::post(executor, std::move(handler));
+            }));
         };
-        // The guard keeps the loop running while only this piece of work is outstanding.
-        asio::post(pool_, [task = std::move(task),
-                           guard = asio::make_work_guard(executor)]() mutable { task(); });
+        put(Task(std::move(task)));
     };
     co_await asio::async_initiate<const asio::use_awaitable_t<>&, void()>(std::move(initiate),
                                                                           asio::use_awaitable);

@@ -388,22 +388,23 @@ pid_t spawn_detached(const DetachedCommand& command) {
     return setup.spawn(program, command.argv, environment);
 }
 
-std::optional<ProcessFacts> process_facts(pid_t pid) {
-    const std::string directory = fmt::format("/proc/{}", pid);
+std::optional<ProcessFacts> process_life(pid_t pid) {
     ProcessFacts facts;
     facts.pid = pid;
-    const auto stat = read_proc(directory + "/stat");
+    const auto stat = read_proc(fmt::format("/proc/{}/stat", pid));
     if (!stat || !parse_stat(*stat, facts)) return std::nullopt;
-    const auto cmdline = read_proc(directory + "/cmdline");
+    return facts;
+}
+
+std::optional<ProcessFacts> process_facts(pid_t pid) {
+    const auto before = process_life(pid);
+    if (!before) return std::nullopt;
+    const auto cmdline = read_proc(fmt::format("/proc/{}/cmdline", pid));
     if (!cmdline) return std::nullopt;
-    facts.argv = split_arguments(*cmdline);
     // The pid may have passed to another process between the two reads.
-    ProcessFacts again;
-    const auto stat_again = read_proc(directory + "/stat");
-    if (!stat_again || !parse_stat(*stat_again, again) || again.start_time != facts.start_time) {
-        return std::nullopt;
-    }
-    facts.zombie = again.zombie;
+    auto facts = process_life(pid);
+    if (!facts || facts->start_time != before->start_time) return std::nullopt;
+    facts->argv = split_arguments(*cmdline);
     return facts;
 }
 
@@ -416,6 +417,9 @@ std::vector<ProcessFacts> find_processes_with_argument(const std::string& argume
         pid_t pid = 0;
         const auto parsed = std::from_chars(name.data(), name.data() + name.size(), pid);
         if (parsed.ec != std::errc{} || parsed.ptr != name.data() + name.size()) continue;
+        // Most processes are none of ours, and one read says so.
+        const auto cmdline = read_proc(fmt::format("/proc/{}/cmdline", pid));
+        if (!cmdline || cmdline->find(argument) == std::string::npos) continue;
         auto facts = process_facts(pid);
         if (!facts || facts->zombie) continue;
         const auto& argv = facts->argv;

@@ -57,8 +57,11 @@ struct ProcessFacts {
     std::vector<std::string> argv;
 };
 
-/// Nothing when there is no such process. Does not block.
+/// Nothing when there is no such process. Waits for a process that is changing its memory map, as
+/// when it begins or ends: not for the loop.
 std::optional<ProcessFacts> process_facts(pid_t pid);
+/// The same without its arguments. Does not block.
+std::optional<ProcessFacts> process_life(pid_t pid);
 
 /// Every live process one of whose arguments is exactly `argument`. Reads all of /proc: a few ms.
 std::vector<ProcessFacts> find_processes_with_argument(const std::string& argument);

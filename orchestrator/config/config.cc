@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "orchestrator/base/error.h"
+#include "orchestrator/base/words.h"
 #include "orchestrator/config/fields.h"
 
 namespace bpg::config {
@@ -35,23 +36,6 @@ std::string simplified(std::string_view key) {
         text += c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c;
     }
     return text;
-}
-
-/// How many characters to insert, remove or replace to come from one to the other.
-std::size_t edit_distance(std::string_view from, std::string_view to) {
-    std::vector<std::size_t> row(to.size() + 1);
-    for (std::size_t j = 0; j <= to.size(); ++j)
-        row[j] = j;
-    for (std::size_t i = 1; i <= from.size(); ++i) {
-        std::size_t diagonal = row[0];
-        row[0] = i;
-        for (std::size_t j = 1; j <= to.size(); ++j) {
-            const std::size_t replaced = diagonal + (from[i - 1] == to[j - 1] ? 0 : 1);
-            diagonal = row[j];
-            row[j] = std::min({row[j] + 1, row[j - 1] + 1, replaced});
-        }
-    }
-    return row[to.size()];
 }
 
 /// The keys that may stand in section `prefix` ("" or "runtime."), in table order.
@@ -232,7 +216,8 @@ Config load(const std::filesystem::path& file, const OwnedSetting& is_owned) {
     const auto status = std::filesystem::status(file, failure);
     if (status.type() == std::filesystem::file_type::not_found) {
         throw Error(ErrorKind::kNotFound, "config_missing",
-                    fmt::format("there is no configuration {}", file.native()), "",
+                    fmt::format("there is no configuration {}", file.native()),
+                    "bpgd takes storage, ports and paths from it and guesses none of them",
                     "`bpg init` writes one; --config or BPG_CONFIG names another");
     }
     std::ifstream stream;

@@ -2,53 +2,39 @@
 
 #include <fmt/format.h>
 
-#include <boost/asio/co_spawn.hpp>
-#include <boost/asio/this_coro.hpp>
-#include <exception>
-
 #include "orchestrator/base/error.h"
-#include "orchestrator/base/signal.h"
 
 namespace bpg::operations {
 
-struct BackupInProgress::Shared {
-    std::unique_ptr<postgres::BackupSession> session;
-    std::optional<postgres::BackupStop> stop;
-    std::exception_ptr failure;
-    Signal ended;
-};
+namespace {
 
-BackupInProgress::BackupInProgress(std::unique_ptr<postgres::BackupSession> session)
-    : shared_(std::make_shared<Shared>()) {
-    shared_->session = std::move(session);
+/// Owns the session, which must outlive an operation that ends before the stop does.
+asio::awaitable<postgres::BackupStop> stop_backup(
+    std::shared_ptr<postgres::BackupSession> session) {
+    co_return co_await session->stop();
 }
 
+}  // namespace
+
+BackupInProgress::BackupInProgress(std::unique_ptr<postgres::BackupSession> session)
+    : session_(std::move(session)) {}
+
 const postgres::BackupStart& BackupInProgress::start() const {
-    return shared_->session->start();
+    return session_->start();
 }
 
 asio::awaitable<postgres::Position> BackupInProgress::position() {
-    return shared_->session->position();
+    return session_->position();
 }
 
 asio::awaitable<void> BackupInProgress::begin_stop() {
-    // The shared part keeps the session alive when the operation that began it has ended early.
-    const std::shared_ptr<Shared> shared = shared_;
-    asio::co_spawn(co_await asio::this_coro::executor, shared->session->stop(),
-                   [shared](std::exception_ptr failure, postgres::BackupStop stop) {
-                       shared->failure = std::move(failure);
-                       if (!shared->failure) shared->stop = std::move(stop);
-                       shared->ended.notify();
-                   });
+    if (stop_) co_return;
+    stop_ = co_await Beside<postgres::BackupStop>::begin(stop_backup(session_));
 }
 
 asio::awaitable<postgres::BackupStop> BackupInProgress::stopped() {
-    const std::shared_ptr<Shared> shared = shared_;
-    while (!shared->stop && !shared->failure) {
-        co_await shared->ended.wait_until(std::chrono::steady_clock::time_point::max());
-    }
-    if (shared->failure) std::rethrow_exception(shared->failure);
-    co_return *shared->stop;
+    co_await begin_stop();
+    co_return co_await stop_->result();
 }
 
 std::vector<std::string> check_parent(const postgres::ParentFacts& facts, const std::string& ref) {

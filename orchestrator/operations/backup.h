@@ -8,6 +8,7 @@
 #include <optional>
 #include <string>
 
+#include "orchestrator/base/beside.h"
 #include "orchestrator/operations/services.h"
 
 namespace bpg::operations {
@@ -19,14 +20,14 @@ class BackupInProgress {
 
     const postgres::BackupStart& start() const;
     asio::awaitable<postgres::Position> position();
-    /// Lets pg_backup_stop run beside whatever the caller does next.
+    /// Lets pg_backup_stop run beside whatever the caller does next. Once is enough.
     asio::awaitable<void> begin_stop();
-    /// What the stop said, once it has.
+    /// What the stop said, once it has; begins it if need be.
     asio::awaitable<postgres::BackupStop> stopped();
 
   private:
-    struct Shared;
-    std::shared_ptr<Shared> shared_;
+    std::shared_ptr<postgres::BackupSession> session_;
+    std::optional<Beside<postgres::BackupStop>> stop_;
 };
 
 /// Refuses a parent that cannot be copied while it runs (SNAP-5, HLT-8); warnings of the rest.

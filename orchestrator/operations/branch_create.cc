@@ -1,6 +1,10 @@
 #include "orchestrator/operations/branch_create.h"
 
+#include <utility>
+
 #include "orchestrator/base/error.h"
+#include "orchestrator/base/id.h"
+#include "orchestrator/operations/pool_space.h"
 
 namespace bpg::operations {
 namespace {
@@ -10,6 +14,8 @@ using jobs::Progress;
 using jobs::Rewind;
 
 constexpr std::string_view kTakeSnapshot = "take_snapshot";
+constexpr std::string_view kSessionEnded =
+    "the backup session of the snapshot ended with the daemon";
 
 storage::CopyPlan copy_plan() {
     const postgres::BackupExclusions& exclusions = postgres::backup_exclusions();
@@ -37,6 +43,12 @@ storage::CopyPlan stopped_copy_plan() {
     return plan;
 }
 
+/// Owns the endpoint, since it may go on beside its caller.
+asio::awaitable<postgres::ParentFacts> inspect(postgres::Postgres& postgres,
+                                               postgres::Endpoint endpoint) {
+    co_return co_await postgres.inspect_parent(endpoint);
+}
+
 }  // namespace
 
 std::span<const jobs::Step<BranchCreate>> BranchCreate::steps() {
@@ -44,7 +56,7 @@ std::span<const jobs::Step<BranchCreate>> BranchCreate::steps() {
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<BranchCreate> kSteps[] = {
         {kTakeSnapshot, "freeze the parent in a snapshot", &BranchCreate::take_snapshot,
-         &BranchCreate::destroy_snapshot, nothing_to_record},
+         &BranchCreate::leave_snapshot, &BranchCreate::record_origin},
         {"clone_volume", "clone it, sharing what the driver can share", &BranchCreate::clone_volume,
          &BranchCreate::destroy_volume, nothing_to_record},
         {"prepare_clone", "remove what belongs to the parent's server",
@@ -103,36 +115,84 @@ asio::awaitable<bool> BranchCreate::parent_runs(const State& state) {
 
 asio::awaitable<Progress> BranchCreate::take_snapshot(State& state) {
     co_await instances_.prepare_engine(state.branch_id);
+    co_await require_pool_space(services_, 0);
     if (!services_.storage.atomic())
         co_return Done{};  // clone_volume copies from the parent itself
-    const storage::SnapshotRef snapshot = snapshot_ref(state);
-    // One whose metadata was never recorded tells nothing of itself: take another.
-    co_await services_.storage.destroy_snapshot(snapshot);
-    const bool running = co_await parent_runs(state);
-    co_await services_.data_directories.check_source(instances_.data_directory(parent(state)),
-                                                     running);
-    if (running) {
-        co_await snapshot_running_parent(state);
-    } else {
-        co_await snapshot_stopped_parent(state);
+    const SharedSnapshots::Place place = co_await services_.shared_snapshots.enter(
+        state.parent_id, state.fast, state.branch_id, state.snapshot_id);
+    if (place.leads && !co_await lead_round(state, *place.round)) {
+        // One that an earlier run took and never recorded tells nothing of itself. Not under its
+        // name again: others may hang on it.
+        co_return begin_again(state, "what was known of the snapshot taken before is lost");
     }
+    static_cast<SnapshotFacts&>(state) = place.round->facts;
+    for (const std::string& warning : place.round->warnings)
+        context_.warn(warning);
+    state.lost_snapshot_id.clear();
     co_return Done{};
 }
 
+/// False when a snapshot of this id is there already.
+asio::awaitable<bool> BranchCreate::lead_round(State& state, SharedSnapshots::Round& round) {
+    std::optional<Error> failure;
+    try {
+        const bool running = co_await parent_runs(state);
+        const std::filesystem::path data = instances_.data_directory(parent(state));
+        co_await services_.data_directories.check_source(data, running);
+        if (running) {
+            co_await snapshot_running_parent(state, round);
+        } else {
+            co_await snapshot_stopped_parent(state);
+        }
+        round.facts = state;
+        round.warnings = context_.take_warnings();
+        co_return true;
+    } catch (const Error& error) {
+        failure = error;
+    }
+    services_.shared_snapshots.close(state.snapshot_id);
+    if (failure->code() == "snapshot_exists") co_return false;
+    throw *failure;
+}
+
 asio::awaitable<void> BranchCreate::examine_running_parent(State& state) {
-    const postgres::ParentFacts facts =
-        co_await services_.postgres.inspect_parent(instances_.endpoint(parent(state)));
+    const postgres::Endpoint endpoint = instances_.endpoint(parent(state));
+    note_parent(state, co_await services_.postgres.inspect_parent(endpoint));
+}
+
+void BranchCreate::note_parent(State& state, const postgres::ParentFacts& facts) {
     state.has_subscriptions = facts.has_subscriptions;
     const std::string ref = services_.catalog.ref_of(parent(state));
     for (std::string& warning : check_parent(facts, ref))
         context_.warn(std::move(warning));
 }
 
-asio::awaitable<void> BranchCreate::snapshot_running_parent(State& state) {
-    co_await examine_running_parent(state);
+/// The parent is examined beside the checkpoint, which takes longer.
+asio::awaitable<std::unique_ptr<BackupInProgress>> BranchCreate::start_backup_and_examine(
+    State& state) {
+    const postgres::Endpoint endpoint = instances_.endpoint(parent(state));
+    const std::string ref = services_.catalog.ref_of(parent(state));
+    const auto inspection =
+        co_await Beside<postgres::ParentFacts>::begin(inspect(services_.postgres, endpoint));
+    std::unique_ptr<postgres::BackupSession> session;
+    std::optional<Error> failure;
+    try {
+        session = co_await services_.postgres.start_backup(
+            endpoint, backup_label_of(ref, state.snapshot_id), /*keep_wal=*/false);
+    } catch (const Error& error) {
+        failure = error;
+    }
+    note_parent(state, co_await inspection.result());
+    if (failure) throw *failure;
+    co_return std::make_unique<BackupInProgress>(std::move(session));
+}
+
+asio::awaitable<void> BranchCreate::snapshot_running_parent(State& state,
+                                                            SharedSnapshots::Round& round) {
     const postgres::Endpoint endpoint = instances_.endpoint(parent(state));
     const storage::SnapshotRef snapshot = snapshot_ref(state);
     if (state.fast) {
+        co_await examine_running_parent(state);
         co_await services_.postgres.fence(endpoint);
         co_await services_.storage.snapshot(snapshot);
         const postgres::Position position = co_await services_.postgres.position(endpoint);
@@ -141,16 +201,12 @@ asio::awaitable<void> BranchCreate::snapshot_running_parent(State& state) {
         state.line_at = position.at;
         co_return;
     }
-    const std::string ref = services_.catalog.ref_of(parent(state));
-    backup_ = std::make_unique<BackupInProgress>(co_await services_.postgres.start_backup(
-        endpoint, backup_label_of(ref, state.snapshot_id), /*keep_wal=*/false));
+    auto backup = co_await start_backup_and_examine(state);
     co_await services_.storage.snapshot(snapshot);
-    const postgres::Position position = co_await backup_->position();
-    const BackupInProgress& backup = *backup_;
-    snapshot_ = snapshot_record(parent(state), state.snapshot_id, backup.start(), {}, position,
-                                services_.clock.now());
-    // Its WAL switch is slow and the clone does not need it: it runs while the clone starts.
-    co_await backup_->begin_stop();
+    const postgres::Position position = co_await backup->position();
+    round.record = snapshot_record(parent(state), state.snapshot_id, backup->start(), {}, position,
+                                   services_.clock.now());
+    round.backup = std::move(backup);
     state.mode = "safe";
     state.in_backup = true;
     state.line_lsn = postgres::to_string(position.lsn);
@@ -178,11 +234,49 @@ asio::awaitable<void> BranchCreate::decide_timeline(State& state, bool running) 
     }
 }
 
-asio::awaitable<void> BranchCreate::destroy_snapshot(const State& state) {
-    backup_.reset();  // ends backup mode on the parent
+/// The branch hangs on the snapshot from here on; whoever else does keeps it alive.
+void BranchCreate::record_origin(const State& state, jobs::Batch& batch) const {
+    if (!services_.storage.atomic()) return;
+    catalog::Branch record = branch(state);
+    record.created_from = {state.snapshot_id, state.mode, state.line_lsn, state.line_at};
+    services_.catalog.put(record, batch);
+    services_.shared_snapshots.taken(state.snapshot_id);
+}
+
+/// A snapshot taken in a session that is gone was never recorded, and never will be.
+bool BranchCreate::is_lost(const State& state) const {
+    return state.in_backup && services_.catalog.snapshot_by_id(state.snapshot_id) == nullptr &&
+           services_.shared_snapshots.find(state.snapshot_id) == nullptr;
+}
+
+Progress BranchCreate::begin_again(State& state, std::string why) const {
+    state.lost_snapshot_id = std::exchange(state.snapshot_id, new_id());
+    return Rewind{kTakeSnapshot, std::move(why)};
+}
+
+asio::awaitable<void> BranchCreate::leave_snapshot(const State& state) {
     if (!services_.storage.atomic()) co_return;
     if (services_.catalog.branch_by_id(state.parent_id) == nullptr) co_return;
-    co_await services_.storage.destroy_snapshot(snapshot_ref(state));
+    if (!state.lost_snapshot_id.empty()) co_await let_go_of(state.lost_snapshot_id, state);
+    co_await let_go_of(state.snapshot_id, state);
+}
+
+/// Whoever lets go last destroys it; a lost one is destroyed by whoever can.
+asio::awaitable<void> BranchCreate::let_go_of(std::string snapshot_id, const State& state) {
+    SharedSnapshots& shared = services_.shared_snapshots;
+    shared.release(state.branch_id);
+    const catalog::Snapshot* recorded = services_.catalog.snapshot_by_id(snapshot_id);
+    const bool lost = state.in_backup && recorded == nullptr && shared.find(snapshot_id) == nullptr;
+    if (!lost && shared.is_claimed(snapshot_id)) co_return;
+    if (recorded != nullptr && recorded->pinned) co_return;
+    shared.close(snapshot_id);
+    const storage::SnapshotRef snapshot{parent(state).volume, snapshot_id};
+    try {
+        co_await services_.storage.destroy_snapshot(snapshot);
+    } catch (const Error& error) {
+        // Others that lost it too have clones of it yet; the last of them destroys it.
+        if (error.code() != "snapshot_has_clones" || !shared.is_claimed(snapshot_id)) throw;
+    }
 }
 
 // --- clone_volume --------------------------------------------------------------------------------
@@ -191,6 +285,7 @@ asio::awaitable<Progress> BranchCreate::clone_volume(State& state) {
     const storage::Identity mine = identity(state);
     const std::string volume = branch(state).volume;
     if (services_.storage.atomic()) {
+        if (is_lost(state)) co_return begin_again(state, std::string(kSessionEnded));
         co_await services_.storage.clone(snapshot_ref(state), volume, mine);
         co_return Done{};
     }
@@ -295,6 +390,11 @@ asio::awaitable<Progress> BranchCreate::await_ready(State& state) {
 }
 
 asio::awaitable<Progress> BranchCreate::open_to_users(State& state) {
+    // The clone does not need the stop, whose WAL switch writes a whole segment: it runs now that
+    // the recovery of the clone, which writes much itself, is over.
+    if (const auto round = services_.shared_snapshots.find(state.snapshot_id)) {
+        if (round->backup) co_await round->backup->begin_stop();
+    }
     co_await instances_.open_to_users(state.branch_id);
     co_return Done{};
 }
@@ -309,28 +409,18 @@ asio::awaitable<void> BranchCreate::forget_password(const State& state) {
 
 asio::awaitable<Progress> BranchCreate::finish_backup(State& state) {
     if (!services_.storage.atomic()) co_return Done{};
-    if (!state.in_backup) {
-        // Fast and clean snapshots need no session; their record is complete by itself.
-        catalog::Snapshot snapshot;
-        snapshot.id = state.snapshot_id;
-        snapshot.branch_id = state.parent_id;
-        snapshot.incarnation_id = parent(state).incarnation_id;
-        snapshot.volume = parent(state).volume;
-        snapshot.created_at = services_.clock.now();
-        snapshot.consistent_at = state.line_at;
-        snapshot.lsn = state.line_lsn;
-        snapshot.timeline = parent(state).timeline;
-        snapshot.mode = state.mode;
-        snapshot.system_identifier = state.system_identifier;
-        snapshot_ = std::move(snapshot);
-    } else if (backup_ == nullptr) {
-        co_return Rewind{kTakeSnapshot, "the backup session of the snapshot ended with the daemon"};
-    } else {
-        const postgres::BackupStop stop = co_await backup_->stopped();
+    // Recorded by another branch that shares it.
+    if (services_.catalog.snapshot_by_id(state.snapshot_id) != nullptr) co_return Done{};
+    if (is_lost(state)) co_return begin_again(state, std::string(kSessionEnded));
+    if (state.in_backup) {
+        const auto round = services_.shared_snapshots.find(state.snapshot_id);
+        const postgres::BackupStop stop = co_await round->backup->stopped();
+        snapshot_ = *round->record;
         snapshot_->stop_lsn = postgres::to_string(stop.lsn);
         snapshot_->backup_label = stop.label;
         snapshot_->tablespace_map = stop.tablespace_map;
-        backup_.reset();
+    } else {
+        snapshot_ = snapshot_without_session(state);
     }
     snapshot_->kind = "origin";
     snapshot_->created_by = "branch";
@@ -338,8 +428,25 @@ asio::awaitable<Progress> BranchCreate::finish_backup(State& state) {
     co_return Done{};
 }
 
-void BranchCreate::record_snapshot(const State&, jobs::Batch& batch) const {
-    if (snapshot_) services_.catalog.put(*snapshot_, batch);
+/// Fast and clean snapshots need no session; what the job remembers is all of their record.
+catalog::Snapshot BranchCreate::snapshot_without_session(const State& state) const {
+    catalog::Snapshot snapshot;
+    snapshot.id = state.snapshot_id;
+    snapshot.branch_id = state.parent_id;
+    snapshot.incarnation_id = parent(state).incarnation_id;
+    snapshot.volume = parent(state).volume;
+    snapshot.created_at = services_.clock.now();
+    snapshot.consistent_at = state.line_at;
+    snapshot.lsn = state.line_lsn;
+    snapshot.timeline = parent(state).timeline;
+    snapshot.mode = state.mode;
+    snapshot.system_identifier = state.system_identifier;
+    return snapshot;
+}
+
+void BranchCreate::record_snapshot(const State& state, jobs::Batch& batch) const {
+    if (!snapshot_ || services_.catalog.snapshot_by_id(state.snapshot_id) != nullptr) return;
+    services_.catalog.put(*snapshot_, batch);
 }
 
 asio::awaitable<Progress> BranchCreate::publish(State&) {
@@ -360,7 +467,11 @@ void BranchCreate::record_branch(const State& state, jobs::Batch& batch) const {
 
 void BranchCreate::record_failure(const State& state, const ErrorInfo&, jobs::Batch& batch) const {
     services_.catalog.remove_branch(state.branch_id, batch);
-    services_.catalog.remove_snapshot(state.snapshot_id, batch);
+    const catalog::Snapshot* snapshot = services_.catalog.snapshot_by_id(state.snapshot_id);
+    if (snapshot != nullptr && !snapshot->pinned &&
+        !services_.shared_snapshots.is_claimed(state.snapshot_id)) {
+        services_.catalog.remove_snapshot(state.snapshot_id, batch);
+    }
 }
 
 nlohmann::json BranchCreate::result(const State& state) const {

@@ -3,6 +3,7 @@
 // On an atomic driver: a snapshot in backup mode (safe), behind a WAL fence (fast) or of a stopped
 // parent (clean), and a clone of it; the label stays with the snapshot. On any other: one copy in
 // backup mode with the label and all WAL from start to stop (NA-1..7), and no snapshot is kept.
+// Creates from one parent that arrive together share a snapshot (shared_snapshots.h).
 #pragma once
 
 #include <memory>
@@ -14,6 +15,7 @@
 #include "orchestrator/operations/backup.h"
 #include "orchestrator/operations/instances.h"
 #include "orchestrator/operations/services.h"
+#include "orchestrator/operations/shared_snapshots.h"
 
 namespace bpg::operations {
 
@@ -22,17 +24,13 @@ class BranchCreate {
     static constexpr std::string_view kName = "branch-create";
 
     /// What it remembers between steps. The names come from the reservation, before any effect.
-    struct State {
+    /// Its snapshot's id is reserved like the others, and replaced when it hangs on that of another
+    /// create, or takes one anew; without an atomic driver it stays unused.
+    struct State : SnapshotFacts {
         std::string branch_id;
         std::string parent_id;
-        std::string snapshot_id;  ///< of the snapshot it takes; unused without an atomic driver
+        std::string lost_snapshot_id;  ///< the one it hung on before it had to begin again
         bool fast = false;
-        std::string mode;        ///< "safe", "fast", "clean": decided when the copy is made
-        bool in_backup = false;  ///< the snapshot was taken in a session that must still be stopped
-        bool new_timeline = true;
-        std::string line_lsn;  ///< parent's position right after the copy
-        std::optional<WallTime> line_at;
-        bool has_subscriptions = false;
         std::uint32_t timeline = 0;
         std::string system_identifier;
     };
@@ -54,20 +52,28 @@ class BranchCreate {
     asio::awaitable<jobs::Progress> finish_backup(State& state);
     asio::awaitable<jobs::Progress> publish(State& state);
 
-    asio::awaitable<void> destroy_snapshot(const State& state);
+    asio::awaitable<void> leave_snapshot(const State& state);
     asio::awaitable<void> destroy_volume(const State& state);
     asio::awaitable<void> remove_instance(const State& state);
     asio::awaitable<void> forget_password(const State& state);
 
+    void record_origin(const State& state, jobs::Batch& batch) const;
     void record_snapshot(const State& state, jobs::Batch& batch) const;
     void record_branch(const State& state, jobs::Batch& batch) const;
 
     asio::awaitable<bool> parent_runs(const State& state);
-    asio::awaitable<void> snapshot_running_parent(State& state);
+    asio::awaitable<bool> lead_round(State& state, SharedSnapshots::Round& round);
+    asio::awaitable<void> snapshot_running_parent(State& state, SharedSnapshots::Round& round);
     asio::awaitable<void> snapshot_stopped_parent(State& state);
+    asio::awaitable<void> let_go_of(std::string snapshot_id, const State& state);
+    bool is_lost(const State& state) const;
+    jobs::Progress begin_again(State& state, std::string why) const;
+    catalog::Snapshot snapshot_without_session(const State& state) const;
     asio::awaitable<void> copy_parent(State& state);
     asio::awaitable<void> copy_running_parent(State& state, const storage::Identity& identity);
     asio::awaitable<void> examine_running_parent(State& state);
+    asio::awaitable<std::unique_ptr<BackupInProgress>> start_backup_and_examine(State& state);
+    void note_parent(State& state, const postgres::ParentFacts& facts);
     asio::awaitable<void> decide_timeline(State& state, bool running);
     const catalog::Branch& branch(const State& state) const;
     const catalog::Branch& parent(const State& state) const;
@@ -78,14 +84,12 @@ class BranchCreate {
     Services& services_;
     jobs::JobContext& context_;
     Instances instances_;
-    /// Lives from take_snapshot to finish_backup, in this process only.
-    std::unique_ptr<BackupInProgress> backup_;
-    std::optional<catalog::Snapshot> snapshot_;
+    std::optional<catalog::Snapshot> snapshot_;  ///< what finish_backup found out
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchCreate::State, branch_id, parent_id,
-                                                snapshot_id, fast, mode, in_backup, new_timeline,
-                                                line_lsn, line_at, has_subscriptions, timeline,
-                                                system_identifier)
+                                                snapshot_id, lost_snapshot_id, fast, mode,
+                                                in_backup, new_timeline, line_lsn, line_at,
+                                                has_subscriptions, timeline, system_identifier)
 
 }  // namespace bpg::operations

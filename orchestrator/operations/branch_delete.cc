@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "orchestrator/base/error.h"
+#include "orchestrator/operations/shared_snapshots.h"
 
 namespace bpg::operations {
 
@@ -49,26 +50,54 @@ std::vector<std::string> Destruction::children_first(std::vector<std::string> br
 
 std::vector<catalog::Snapshot> Destruction::snapshots_of(
     const std::vector<std::string>& branch_ids) const {
-    const auto goes = [&branch_ids](const std::string& id) {
-        return std::find(branch_ids.begin(), branch_ids.end(), id) != branch_ids.end();
-    };
     std::vector<catalog::Snapshot> gone;
     for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
-        const auto cut_from_it = services_.catalog.branches_from(id);
-        const bool needed =
-            std::any_of(cut_from_it.begin(), cut_from_it.end(),
-                        [&goes](const catalog::Branch* branch) { return !goes(branch->id); });
-        const bool hangs_on_nothing =
-            snapshot.kind == "origin" && !cut_from_it.empty() && !needed && !snapshot.pinned;
-        if (goes(snapshot.branch_id) || hangs_on_nothing) gone.push_back(snapshot);
+        const auto place = std::find(branch_ids.begin(), branch_ids.end(), snapshot.branch_id);
+        if (place != branch_ids.end()) gone.push_back(snapshot);
     }
     return gone;
 }
 
+/// Of what the branches were cut from: several may have shared it, and the last one takes it along.
+std::vector<catalog::Snapshot> Destruction::unclaimed_origins() const {
+    std::vector<catalog::Snapshot> unclaimed;
+    for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
+        if (snapshot.kind == "origin" && !snapshot.pinned &&
+            !services_.shared_snapshots.is_claimed(id)) {
+            unclaimed.push_back(snapshot);
+        }
+    }
+    return unclaimed;
+}
+
 asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> branch_ids) {
-    for (const catalog::Snapshot& snapshot : snapshots_of(branch_ids)) {
+    std::vector<catalog::Snapshot> gone = snapshots_of(branch_ids);
+    for (const catalog::Snapshot& snapshot : unclaimed_origins()) {
+        services_.shared_snapshots.close(snapshot.id);
+        gone.push_back(snapshot);
+    }
+    destroyed_.clear();
+    for (const catalog::Snapshot& snapshot : gone) {
         const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
         co_await services_.storage.destroy_snapshot(ref);
+        destroyed_.push_back(snapshot.id);
+    }
+}
+
+void Destruction::forget_snapshots(jobs::Batch& batch) const {
+    for (const std::string& id : destroyed_)
+        services_.catalog.remove_snapshot(id, batch);
+}
+
+/// Their volumes are gone: they hang on nothing.
+void Destruction::release_origins(const std::vector<std::string>& branch_ids,
+                                  jobs::Batch& batch) const {
+    for (const std::string& id : branch_ids) {
+        const catalog::Branch* found = services_.catalog.branch_by_id(id);
+        if (found == nullptr) continue;
+        catalog::Branch branch = *found;
+        branch.created_from.snapshot.clear();
+        services_.catalog.put(branch, batch);
     }
 }
 
@@ -81,9 +110,6 @@ asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_
 }
 
 void Destruction::forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const {
-    for (const catalog::Snapshot& snapshot : snapshots_of(branch_ids)) {
-        services_.catalog.remove_snapshot(snapshot.id, batch);
-    }
     for (const std::string& id : branch_ids)
         services_.catalog.remove_branch(id, batch);
 }
@@ -107,9 +133,9 @@ std::span<const jobs::Step<BranchDelete>> BranchDelete::steps() {
         {"remove_instance", "stop PostgreSQL", &BranchDelete::remove_instance, nothing_to_undo,
          nothing_to_record},
         {"destroy_volume", "destroy the volume", &BranchDelete::destroy_volume, nothing_to_undo,
-         nothing_to_record},
+         &BranchDelete::release_origin},
         {"destroy_snapshots", "destroy the snapshots nobody needs",
-         &BranchDelete::destroy_snapshots, nothing_to_undo, nothing_to_record},
+         &BranchDelete::destroy_snapshots, nothing_to_undo, &BranchDelete::forget_snapshots},
         {"remove_files", "remove password and log", &BranchDelete::remove_files, nothing_to_undo,
          &BranchDelete::forget},
     };
@@ -138,6 +164,14 @@ asio::awaitable<Progress> BranchDelete::remove_files(State& state) {
     const std::vector<std::string> one{state.branch_id};
     co_await destruction_.remove_files(one);
     co_return Done{};
+}
+
+void BranchDelete::release_origin(const State& state, jobs::Batch& batch) const {
+    destruction_.release_origins({state.branch_id}, batch);
+}
+
+void BranchDelete::forget_snapshots(const State&, jobs::Batch& batch) const {
+    destruction_.forget_snapshots(batch);
 }
 
 void BranchDelete::forget(const State& state, jobs::Batch& batch) const {

@@ -23,8 +23,12 @@ class Destruction {
     /// Children before their parents, each with its own snapshots first: on ZFS a volume cannot go
     /// before its snapshots, nor a snapshot before what was cloned from it.
     asio::awaitable<void> destroy_volumes(std::vector<std::string> branch_ids);
-    /// What is left: the snapshots the branches were cut from, when nobody else needs them.
+    /// With the volumes goes what the branches hung on.
+    void release_origins(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
+    /// What is left: the branches' own snapshots, and every origin that no branch hangs on now.
     asio::awaitable<void> destroy_snapshots(std::vector<std::string> branch_ids);
+    /// Those that destroy_snapshots() destroyed.
+    void forget_snapshots(jobs::Batch& batch) const;
     /// Passwords and logs.
     asio::awaitable<void> remove_files(std::vector<std::string> branch_ids);
     void forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
@@ -34,10 +38,12 @@ class Destruction {
   private:
     std::vector<std::string> children_first(std::vector<std::string> branch_ids) const;
     std::vector<catalog::Snapshot> snapshots_of(const std::vector<std::string>& branch_ids) const;
+    std::vector<catalog::Snapshot> unclaimed_origins() const;
 
     Services& services_;
     jobs::JobContext& context_;
     Instances instances_;
+    std::vector<std::string> destroyed_;
 };
 
 class BranchDelete {
@@ -60,6 +66,8 @@ class BranchDelete {
     asio::awaitable<jobs::Progress> destroy_volume(State& state);
     asio::awaitable<jobs::Progress> destroy_snapshots(State& state);
     asio::awaitable<jobs::Progress> remove_files(State& state);
+    void release_origin(const State& state, jobs::Batch& batch) const;
+    void forget_snapshots(const State& state, jobs::Batch& batch) const;
     void forget(const State& state, jobs::Batch& batch) const;
 
     Destruction destruction_;

@@ -14,7 +14,7 @@ std::span<const jobs::Step<DbDelete>> DbDelete::steps() {
         {"destroy_volumes", "destroy the volumes", &DbDelete::destroy_volumes, nothing_to_undo,
          nothing_to_record},
         {"destroy_snapshots", "destroy the snapshots", &DbDelete::destroy_snapshots,
-         nothing_to_undo, nothing_to_record},
+         nothing_to_undo, &DbDelete::forget_snapshots},
         {"remove_files", "remove passwords and logs", &DbDelete::remove_files, nothing_to_undo,
          &DbDelete::forget},
     };
@@ -39,6 +39,10 @@ asio::awaitable<Progress> DbDelete::destroy_snapshots(State& state) {
 asio::awaitable<Progress> DbDelete::remove_files(State& state) {
     co_await destruction_.remove_files(state.branch_ids);
     co_return Done{};
+}
+
+void DbDelete::forget_snapshots(const State&, jobs::Batch& batch) const {
+    destruction_.forget_snapshots(batch);
 }
 
 void DbDelete::forget(const State& state, jobs::Batch& batch) const {

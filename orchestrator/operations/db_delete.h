@@ -33,6 +33,7 @@ class DbDelete {
     asio::awaitable<jobs::Progress> destroy_volumes(State& state);
     asio::awaitable<jobs::Progress> destroy_snapshots(State& state);
     asio::awaitable<jobs::Progress> remove_files(State& state);
+    void forget_snapshots(const State& state, jobs::Batch& batch) const;
     void forget(const State& state, jobs::Batch& batch) const;
 
     Services& services_;

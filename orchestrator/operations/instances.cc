@@ -14,6 +14,17 @@ int major_of(const std::string& version) {
     return std::atoi(version.c_str());
 }
 
+/// From the end of its log.
+Error postgres_refused(const std::string& log) {
+    for (const char* sign : {"No space left on device", "Disk quota exceeded"}) {
+        if (log.find(sign) == std::string::npos) continue;
+        return {ErrorKind::kExhausted, "no_space", "there is no space for PostgreSQL to start", log,
+                "delete branches, or make the pool larger"};
+    }
+    return {ErrorKind::kInternal, "postgres_refused", "PostgreSQL ended while it was starting", log,
+            "the lines above are the end of its log: correct what they say, then try again"};
+}
+
 asio::awaitable<bool> runs(runtime::Runtime& runtime, runtime::InstanceRef instance) {
     const runtime::InstanceStatus status = co_await runtime.inspect(instance);
     co_return status.running;
@@ -75,7 +86,8 @@ asio::awaitable<void> Instances::prepare_engine(std::string branch_id) {
 }
 
 postgres::Endpoint Instances::endpoint(const catalog::Branch& branch) const {
-    return {services_.settings.socket_root / branch.id, branch.port, branch.id};
+    return {services_.settings.socket_root / branch.id, branch.port, branch.id,
+            major_of(engine(branch).version)};
 }
 
 asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) {
@@ -128,17 +140,29 @@ asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_
     }
     if (failure->code() != "postgres_refused") throw *failure;
     const std::string tail = co_await runtime.log_tail(instance, 50);
-    throw Error(ErrorKind::kInternal, "postgres_refused", "PostgreSQL ended while it was starting",
-                tail.empty() ? failure->info().detail : tail,
-                "the lines above are the end of its log");
+    throw postgres_refused(tail.empty() ? failure->info().detail : tail);
 }
 
 asio::awaitable<void> Instances::open_to_users(std::string branch_id) {
+    std::optional<Error> failure;
+    try {
+        co_await let_users_in(branch_id);
+        co_return;
+    } catch (const Error& error) {
+        failure = error;
+    }
+    if (co_await is_running(branch_id)) throw *failure;
+    const std::string tail = co_await services_.runtime.log_tail(ref(branch(branch_id)), 50);
+    throw postgres_refused(tail.empty() ? failure->info().detail : tail);
+}
+
+asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
     const SecretStore& secrets = services_.secrets;
-    const std::string password = co_await services_.pool.run(
-        [&secrets, &branch_id] { return secrets.ensure_password(branch_id); });
-    std::string verifier =
-        co_await services_.pool.run([&password] { return postgres::scram_verifier(password); });
+    std::string password;
+    std::string verifier = co_await services_.pool.run([&] {
+        password = secrets.ensure_password(branch_id);
+        return postgres::scram_verifier(password);
+    });
     const postgres::Endpoint place = endpoint(branch(branch_id));
     co_await services_.postgres.set_superuser_verifier(place, std::move(verifier));
     // Only now may anybody in: before, the parent's password would have opened the branch.
@@ -155,7 +179,8 @@ asio::awaitable<void> Instances::open_to_users(std::string branch_id) {
         } catch (const Error& error) {
             failure = error;
         }
-        if (std::chrono::steady_clock::now() > deadline) throw *failure;
+        const bool given_up = std::chrono::steady_clock::now() > deadline;
+        if (given_up || !co_await is_running(branch_id)) throw *failure;
         co_await pause_for(std::chrono::milliseconds(5));
     }
 }

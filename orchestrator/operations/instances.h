@@ -46,6 +46,7 @@ class Instances {
   private:
     const catalog::Branch& branch(const std::string& id) const;
     asio::awaitable<void> write_config(std::string branch_id, bool open);
+    asio::awaitable<void> let_users_in(std::string branch_id);
 
     Services& services_;
 };

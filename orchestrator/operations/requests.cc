@@ -10,6 +10,7 @@
 #include "orchestrator/operations/db_create.h"
 #include "orchestrator/operations/db_delete.h"
 #include "orchestrator/operations/instance_control.h"
+#include "orchestrator/operations/pool_space.h"
 
 namespace bpg::operations {
 namespace {
@@ -30,8 +31,18 @@ void refuse(const std::optional<ErrorInfo>& refusal) {
     if (refusal) throw Error(*refusal);
 }
 
-jobs::Submission submission(std::string_view operation, std::string target, nlohmann::json params,
-                            nlohmann::json data, RequestKey key) {
+/// Such a job is taken when others are refused for want of space on the state's disk.
+bool frees_space(std::string_view operation) {
+    return operation == BranchDelete::kName || operation == DbDelete::kName;
+}
+
+}  // namespace
+
+/// Made before the catalog is touched: a job that is refused must leave no reservation in it.
+jobs::Submission Requests::submission(std::string_view operation, std::string target,
+                                      nlohmann::json params, nlohmann::json data,
+                                      RequestKey key) const {
+    queue_.require_room();
     jobs::Submission made;
     made.operation = std::string(operation);
     made.target = std::move(target);
@@ -43,11 +54,15 @@ jobs::Submission submission(std::string_view operation, std::string target, nloh
     return made;
 }
 
-}  // namespace
-
 asio::awaitable<std::optional<jobs::Job>> Requests::attach(std::string operation,
                                                            std::string target,
                                                            nlohmann::json params) {
+    const jobs::Queue& queue = queue_;
+    const std::uint64_t reserve =
+        frees_space(operation) ? jobs::kDiskReserveOfDeletes : jobs::kDiskReserve;
+    // Asked first, said last: between the looks below and the reservation nothing may wait.
+    const auto shortage =
+        co_await services_.pool.run([&queue, reserve] { return queue.shortage(reserve); });
     const auto same = co_await queue_.find_open_same(operation, target, params);
     if (same) co_return same;
     if (const auto other = queue_.find_open_on(target)) {
@@ -56,7 +71,14 @@ asio::awaitable<std::optional<jobs::Job>> Requests::attach(std::string operation
                                 jobs::to_string(other->state), other->step),
                     "wait for it: bpg job tail -f " + other->id);
     }
+    refuse(shortage);
     co_return std::nullopt;
+}
+
+std::uint64_t Requests::size_of_copy(const Branch& parent) const {
+    if (services_.storage.atomic()) return 0;
+    const auto usage = services_.catalog.usage(parent.id);
+    return usage ? usage->used : 0;  // measured within a minute of its creation
 }
 
 asio::awaitable<int> Requests::choose_port() {
@@ -86,6 +108,7 @@ asio::awaitable<jobs::Job> Requests::db_create(DbCreateRequest request, RequestK
     runtime::EngineRequest wanted{request.pg_version, request.image};
     if (wanted.version.empty() && wanted.image.empty()) wanted = default_engine_;
     const runtime::Engine found = co_await services_.runtime.find_engine(wanted);
+    co_await require_pool_space(services_, 0);
     const int port = co_await choose_port();
     // Both waited; another request may have taken the name meanwhile.
     refuse(services_.catalog.can_create_database(request.name));
@@ -174,7 +197,7 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
         refuse(services_.catalog.can_create_branch(request.ref, parent));
         return parent;
     };
-    look_again();
+    const std::uint64_t copied = size_of_copy(look_again());
     if (request.fast && !services_.storage.atomic()) {
         throw Error(ErrorKind::kInvalid, "fast_unsupported",
                     fmt::format("--fast is not possible with storage driver {}",
@@ -182,8 +205,9 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
                     "it needs snapshots that are atomic, and this driver copies file by file",
                     "leave out --fast, or use storage driver btrfs or zfs");
     }
+    co_await require_pool_space(services_, copied);
     const int port = co_await choose_port();
-    const Branch parent = look_again();  // choosing a port waited
+    const Branch parent = look_again();  // both waited
 
     const Database& database = services_.catalog.database(database_name);
     Branch branch;

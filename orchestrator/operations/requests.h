@@ -3,9 +3,11 @@
 // job of the very same request (attach). Refusals are thrown bpg::Errors. Loop thread only.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "jobs/queue.h"
@@ -60,6 +62,10 @@ class Requests {
 
   private:
     asio::awaitable<int> choose_port();
+    /// 0 where a branch shares what its parent has.
+    std::uint64_t size_of_copy(const catalog::Branch& parent) const;
+    jobs::Submission submission(std::string_view operation, std::string target,
+                                nlohmann::json params, nlohmann::json data, RequestKey key) const;
     /// An open job to attach to; throws `busy` when another job has this target.
     asio::awaitable<std::optional<jobs::Job>> attach(std::string operation, std::string target,
                                                      nlohmann::json params);

@@ -18,6 +18,8 @@
 
 namespace bpg::operations {
 
+class SharedSnapshots;
+
 struct Settings {
     std::string listen = "127.0.0.1";
     std::string locale = "C.UTF-8";
@@ -31,6 +33,7 @@ struct Settings {
 
 struct Services {
     catalog::Catalog& catalog;
+    SharedSnapshots& shared_snapshots;
     storage::Storage& storage;
     runtime::Runtime& runtime;
     postgres::Postgres& postgres;

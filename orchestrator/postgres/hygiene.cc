@@ -184,7 +184,9 @@ bool is_prepared(const Tree& volume, const std::string& incarnation_id) {
 }
 
 void write_mark(const Tree& volume, const std::string& incarnation_id) {
-    volume.replace(kMark, incarnation_id + "\n", 0600, FileOwner{0, 0});
+    // An empty one, after a power loss, says nothing: the hygiene is done again.
+    volume.replace_unsynced(kMark, incarnation_id + "\n", 0600, FileOwner{0, 0});
+    volume.sync();
 }
 
 void clean_clone(const Tree& data, const CloneSpec& spec) {
@@ -210,7 +212,7 @@ void clean_clone(const Tree& data, const CloneSpec& spec) {
     if (copied_in_backup_mode) write_backup_files(data, spec);
     // A label without the signal is trouble for PostgreSQL (NA-6), whatever the caller wants.
     if (spec.new_timeline || copied_in_backup_mode) {
-        data.replace("recovery.signal", "", 0600, spec.owner);
+        data.replace_unsynced("recovery.signal", "", 0600, spec.owner);  // its name says it all
     }
     data.sync();
 }

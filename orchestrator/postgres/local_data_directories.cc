@@ -46,10 +46,12 @@ void write_config(const OwnedConfig& config) {
 
     ensure_directory(conf, 0750, owner);
     const Tree files(conf);
-    // The closing of the door comes before anything else could go wrong.
-    files.replace("pg_hba.conf", pg_hba_conf(config.open, clients_of(config)), 0640, owner);
-    files.replace("pg_ident.conf", pg_ident_conf(), 0640, owner);
-    files.replace("postgresql.conf", postgresql, 0640, owner);
+    // The closing of the door comes before anything else could go wrong. None needs to survive a
+    // power loss: all are written again before every start.
+    const std::string hba = pg_hba_conf(config.open, clients_of(config));
+    files.replace_unsynced("pg_hba.conf", hba, 0640, owner);
+    files.replace_unsynced("pg_ident.conf", pg_ident_conf(), 0640, owner);
+    files.replace_unsynced("postgresql.conf", postgresql, 0640, owner);
 }
 
 void check(const std::filesystem::path& path, bool running) {

@@ -32,6 +32,7 @@ struct Endpoint {
     std::filesystem::path socket_directory;
     int port = 0;
     std::string branch_id;  ///< every connection checks `bpg.branch_id` first (wrong_instance)
+    int major = 0;          ///< its version where known: 15; asking for it costs a refused login
 };
 
 /// What pg_backup_start said. Times are the parent's clock.

@@ -45,6 +45,7 @@ SessionTarget target_of(const Endpoint& endpoint, milliseconds timeout = kShort)
     return {.host = endpoint.socket_directory.native(),
             .port = endpoint.port,
             .branch_id = endpoint.branch_id,
+            .major = endpoint.major,
             .dbname = "postgres",
             .password = "",
             .statement_timeout = timeout};
@@ -346,11 +347,19 @@ asio::awaitable<ReadyFacts> PqxxPostgres::await_ready(const std::filesystem::pat
     const auto end = steady_clock::now() + deadline;
     auto next_alive = steady_clock::now() + kAlivePause;
     const std::filesystem::path pid_file = data_directory / "postmaster.pid";
-    learn_version(data_directory, endpoint.branch_id);
+    std::string refusal;  // of the last attempt
+    // On the pool: a read waits for what PostgreSQL writes there.
+    auto learn = [this, data_directory, id = endpoint.branch_id] {
+        learn_version(data_directory, id);
+    };
+    co_await pool_.run(std::move(learn));
     while (true) {
         milliseconds pause = kReadyPause;
-        if (says_ready(read_file(pid_file, 4096).value_or(""), endpoint.port)) {
-            const auto facts = co_await ask_ready(endpoint);
+        auto look = [pid_file, port = endpoint.port] {
+            return says_ready(read_file(pid_file, 4096).value_or(""), port);
+        };
+        if (co_await pool_.run(std::move(look))) {
+            const auto facts = co_await ask_ready(endpoint, refusal);
             if (facts) co_return *facts;
             pause = kRefusedPause;
         }
@@ -365,15 +374,17 @@ asio::awaitable<ReadyFacts> PqxxPostgres::await_ready(const std::filesystem::pat
         if (now >= end) {
             throw Error(ErrorKind::kTimeout, "postgres_not_ready",
                         "PostgreSQL was not ready in time",
-                        fmt::format("it has not finished starting within {} ms", deadline.count()));
+                        fmt::format("it has not finished starting within {} ms", deadline.count()) +
+                            (refusal.empty() ? "" : "; it says: " + refusal));
         }
         asio::steady_timer timer(co_await asio::this_coro::executor, pause);
         co_await timer.async_wait(asio::use_awaitable);
     }
 }
 
-/// Nothing when the server cannot be asked yet.
-asio::awaitable<std::optional<ReadyFacts>> PqxxPostgres::ask_ready(Endpoint endpoint) {
+/// Nothing when the server cannot be asked yet; `refusal` is why.
+asio::awaitable<std::optional<ReadyFacts>> PqxxPostgres::ask_ready(Endpoint endpoint,
+                                                                   std::string& refusal) {
     auto work = [](Session& session) -> std::optional<ReadyFacts> {
         bool in_recovery = false;
         ReadyFacts facts = ready_facts(session, in_recovery);
@@ -384,6 +395,7 @@ asio::awaitable<std::optional<ReadyFacts>> PqxxPostgres::ask_ready(Endpoint endp
         co_return co_await on_session(pool_, versions_, target_of(endpoint), std::move(work));
     } catch (const Error& failure) {
         if (failure.kind() != ErrorKind::kUnavailable) throw;
+        refusal = failure.info().detail;
         co_return std::nullopt;
     }
 }

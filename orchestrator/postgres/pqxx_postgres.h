@@ -36,7 +36,7 @@ class PqxxPostgres final : public Postgres {
                                        std::string branch_id) override;
 
   private:
-    asio::awaitable<std::optional<ReadyFacts>> ask_ready(Endpoint endpoint);
+    asio::awaitable<std::optional<ReadyFacts>> ask_ready(Endpoint endpoint, std::string& refusal);
     void learn_version(const std::filesystem::path& data_directory, const std::string& branch_id);
 
     BlockingPool& pool_;

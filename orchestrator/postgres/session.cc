@@ -124,7 +124,8 @@ void VersionMemory::remember(const std::string& branch_id, int major) {
 }
 
 Session::Session(const SessionTarget& target, VersionMemory& versions) {
-    const auto known = versions.find(target.branch_id);
+    const auto known =
+        target.major > 0 ? std::optional(target.major) : versions.find(target.branch_id);
     const bool try_off = !known || *known >= kEventTriggersSetting;
     try {
         connect(target, try_off);

@@ -49,6 +49,7 @@ struct SessionTarget {
     std::string host;  ///< a directory for a unix socket
     int port = 0;
     std::string branch_id;
+    int major = 0;  ///< 0: as remembered
     std::string dbname = "postgres";
     std::string password;  ///< empty: none is sent
     std::chrono::milliseconds statement_timeout{10'000};

@@ -269,7 +269,7 @@ std::vector<std::pair<std::string, std::string>> owned_settings(const std::files
         {"archive_command", ""},
         {"archive_cleanup_command", ""},
         // Exit code 1 says "end of archive": recovery ends with what is in pg_wal.
-        {"restore_command", "/bin/false"},
+        {"restore_command", "exit 1"},
         {"recovery_end_command", ""},
         {"recovery_target", ""},
         {"recovery_target_name", ""},

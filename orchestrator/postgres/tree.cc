@@ -165,7 +165,20 @@ std::optional<std::string> Tree::read(const std::string& relative, std::size_t m
 
 void Tree::replace(const std::string& relative, std::string_view content, mode_t mode,
                    FileOwner owner) const {
-    const auto [parent, name] = split(relative);
+    const UniqueFd parent = put_in_place(relative, content, mode, owner, /*synced=*/true);
+    if (::fsync(parent.get()) != 0) {
+        throw errno_error("sync the directory of " + shown_path(relative), errno);
+    }
+}
+
+void Tree::replace_unsynced(const std::string& relative, std::string_view content, mode_t mode,
+                            FileOwner owner) const {
+    put_in_place(relative, content, mode, owner, /*synced=*/false);
+}
+
+UniqueFd Tree::put_in_place(const std::string& relative, std::string_view content, mode_t mode,
+                            FileOwner owner, bool synced) const {
+    auto [parent, name] = split(relative);
     if (!parent) throw errno_error("open the directory of " + shown_path(relative), ENOENT);
     // A random name and O_EXCL: nothing can have been put in its place beforehand.
     const std::string aside = fmt::format(".bpg-{}.tmp", new_id());
@@ -179,7 +192,7 @@ void Tree::replace(const std::string& relative, std::string_view content, mode_t
         }
         if (::fchmod(file.get(), mode) != 0)
             throw errno_error("change the mode of " + shown, errno);
-        if (::fsync(file.get()) != 0) throw errno_error("sync " + shown, errno);
+        if (synced && ::fsync(file.get()) != 0) throw errno_error("sync " + shown, errno);
         if (::renameat(parent.get(), aside.c_str(), parent.get(), name.c_str()) != 0) {
             throw errno_error("replace " + shown, errno);
         }
@@ -187,7 +200,7 @@ void Tree::replace(const std::string& relative, std::string_view content, mode_t
         ::unlinkat(parent.get(), aside.c_str(), 0);
         throw;
     }
-    if (::fsync(parent.get()) != 0) throw errno_error("sync the directory of " + shown, errno);
+    return std::move(parent);
 }
 
 void Tree::remove(const std::string& relative) const {

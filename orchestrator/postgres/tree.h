@@ -45,6 +45,10 @@ class Tree {
     /// Writes a file aside, syncs it, renames it into place and syncs the directory it is in.
     void replace(const std::string& relative, std::string_view content, mode_t mode,
                  FileOwner owner) const;
+    /// The same without the syncs: after a power loss the file may be the old one, or empty. For
+    /// what is written again before it counts, or synced with its directory by the caller.
+    void replace_unsynced(const std::string& relative, std::string_view content, mode_t mode,
+                          FileOwner owner) const;
     /// Removes a file, a link (not what it names) or a whole directory. Absent is fine.
     void remove(const std::string& relative) const;
     /// Removes everything in a directory and keeps it. Absent is fine.
@@ -60,6 +64,9 @@ class Tree {
   private:
     Tree(UniqueFd fd, std::string shown) : fd_(std::move(fd)), shown_(std::move(shown)) {}
     std::string shown_path(const std::string& relative) const;
+    /// Returns the directory that the file is in now.
+    UniqueFd put_in_place(const std::string& relative, std::string_view content, mode_t mode,
+                          FileOwner owner, bool synced) const;
     /// The directory that holds `relative`, and its last part.
     std::pair<UniqueFd, std::string> split(const std::string& relative) const;
 

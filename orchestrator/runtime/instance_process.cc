@@ -232,7 +232,7 @@ void check_port_free(const std::string& listen_addresses, int port) {
     for (const Address& address : addresses_of(listen_addresses, port)) {
         if (!is_taken(address)) continue;
         throw Error(ErrorKind::kConflict, "port_taken", fmt::format("port {} is taken", port),
-                    who_listens(port), "stop it, or give the branch another port");
+                    who_listens(port), "stop what listens on it, or give the branch another port");
     }
 }
 

@@ -56,7 +56,7 @@ void reap(pid_t pid) {
 
 /// Whether the process is still the one it was and no zombie; reaps a zombie of ours.
 bool lives(pid_t pid, std::uint64_t start_time) {
-    const auto facts = process_facts(pid);
+    const auto facts = process_life(pid);
     if (!facts || facts->start_time != start_time) return false;
     if (facts->zombie) reap(pid);
     return !facts->zombie;
@@ -191,8 +191,11 @@ asio::awaitable<Engine> ProcessRuntime::find_engine(EngineRequest request) {
             return engine;
         }
         std::string list;
-        for (const auto& one : found)
+        for (const auto& one : found) {
+            // The same one is found by its directory and in PATH.
+            if (list.find(one.version) != std::string::npos) continue;
             list += (list.empty() ? "" : ", ") + one.version;
+        }
         throw Error(
             ErrorKind::kNotFound, "postgres_not_found",
             version.empty() ? "there is no PostgreSQL on this machine"

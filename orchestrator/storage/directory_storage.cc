@@ -186,6 +186,18 @@ asio::awaitable<Space> DirectoryStorage::space() {
     co_return co_await pool_.run(work);
 }
 
+asio::awaitable<std::uint64_t> DirectoryStorage::free_bytes(std::uint64_t enough) {
+    auto work = [&] {
+        const std::uint64_t free = root_.space().free;
+        if (free >= enough) return free;
+        // btrfs counts what was removed only once that is committed, within half a minute.
+        const UniqueFd root = root_.open();
+        if (::syncfs(root.get()) != 0) throw storage_error("sync the volume root", errno);
+        return root_.space().free;
+    };
+    co_return co_await pool_.run(work);
+}
+
 asio::awaitable<std::vector<Found>> DirectoryStorage::list() {
     auto work = [&] {
         const Opened opened = open_root();

@@ -31,6 +31,7 @@ class DirectoryStorage : public Storage {
                                          const std::string& owner_id) override;
     asio::awaitable<Usage> usage(const std::string& volume) override;
     asio::awaitable<Space> space() override;
+    asio::awaitable<std::uint64_t> free_bytes(std::uint64_t enough) override;
     asio::awaitable<std::vector<Found>> list() override;
 
   protected:

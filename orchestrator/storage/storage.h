@@ -132,6 +132,9 @@ class Storage {
     /// May take long (walks files); run it in the background, never on a request's path.
     virtual asio::awaitable<Usage> usage(const std::string& volume) = 0;
     virtual asio::awaitable<Space> space() = 0;
+    /// What can still be written, as the file system says: cheap, and asked before every create.
+    /// Only where that looks like less than `enough`, what was removed just now is waited for.
+    virtual asio::awaitable<std::uint64_t> free_bytes(std::uint64_t enough) = 0;
     /// Everything below our root, foreign things included, for reconciliation and `doctor`.
     virtual asio::awaitable<std::vector<Found>> list() = 0;
 };

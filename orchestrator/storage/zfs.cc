@@ -116,6 +116,13 @@ asio::awaitable<Space> ZfsStorage::space() {
     co_return result;
 }
 
+asio::awaitable<std::uint64_t> ZfsStorage::free_bytes(std::uint64_t /*enough*/) {
+    std::uint64_t result = 0;
+    const std::function<void()> work = [&] { result = volumes_.free_bytes(); };
+    co_await patiently(work);
+    co_return result;
+}
+
 asio::awaitable<std::vector<Found>> ZfsStorage::list() {
     std::vector<Found> found;
     const std::function<void()> work = [&] { found = volumes_.list(); };

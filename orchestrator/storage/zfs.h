@@ -46,6 +46,7 @@ class ZfsStorage final : public Storage {
     asio::awaitable<void> destroy_snapshot(const SnapshotRef& snapshot) override;
     asio::awaitable<Usage> usage(const std::string& volume) override;
     asio::awaitable<Space> space() override;
+    asio::awaitable<std::uint64_t> free_bytes(std::uint64_t enough) override;
     asio::awaitable<std::vector<Found>> list() override;
 
   private:

@@ -518,6 +518,10 @@ Space ZfsVolumes::space() const {
     return {found->second.number("used") + free, free};
 }
 
+std::uint64_t ZfsVolumes::free_bytes() const {
+    return bpg::free_bytes(settings_.root);
+}
+
 std::vector<Found> ZfsVolumes::list() const {
     look({});
     std::vector<Found> volumes;

@@ -63,6 +63,8 @@ class ZfsVolumes {
     void destroy_snapshot(const SnapshotRef& snapshot) const;
     Usage usage(const std::string& volume) const;
     Space space() const;
+    /// Without a call of `zfs`.
+    std::uint64_t free_bytes() const;
     std::vector<Found> list() const;
 
   private:

@@ -109,6 +109,7 @@ class FakeStorage final : public storage::Storage {
     }
     asio::awaitable<void> destroy_snapshot(const storage::SnapshotRef& snapshot) override {
         for (const auto& [name, volume] : world_.volumes) {
+            if (!world_.snapshots_hold) break;
             if (volume.origin != std::pair(snapshot.volume, snapshot.id)) continue;
             throw Error(ErrorKind::kConflict, "snapshot_has_clones", name + " hangs on it");
         }
@@ -119,6 +120,7 @@ class FakeStorage final : public storage::Storage {
         co_return storage::Usage{};
     }
     asio::awaitable<storage::Space> space() override { co_return storage::Space{}; }
+    asio::awaitable<std::uint64_t> free_bytes(std::uint64_t) override { co_return 1ULL << 40U; }
     asio::awaitable<std::vector<storage::Found>> list() override {
         co_return std::vector<storage::Found>{};
     }

@@ -32,6 +32,7 @@ struct FakeVolume {
 
 struct World {
     bool atomic = true;
+    bool snapshots_hold = true;  ///< a snapshot with clones cannot go (zfs; btrfs lets it)
     std::map<std::string, FakeVolume> volumes;
     std::map<std::string, FakeVolume> building;
     std::map<std::pair<std::string, std::string>, FakeVolume> snapshots;  ///< (volume, id)

@@ -50,6 +50,26 @@ std::string slurp(const fs::path& path) {
     return text.str();
 }
 
+/// Makes an ext2 in a file beside the directory and mounts it there. Ext2, since it reserves
+/// nothing ahead of a write: a full one is full.
+void mount_small_disk(const fs::path& directory, const std::string& size) {
+    if (size.empty()) return;
+    fs::create_directories(directory);
+    const std::string image = directory.string() + ".img";
+    for (std::vector<std::string> argv :
+         {std::vector<std::string>{"truncate", "-s", size, image},
+          {"mkfs.ext2", "-q", "-F", "-m", "0", image},
+          {"mount", "-o", "loop,nodev,nosuid", image, directory.string()}}) {
+        Command command;
+        command.argv = std::move(argv);
+        const CommandResult result = run_command(command);
+        if (!result.ok()) {
+            throw std::runtime_error(command.argv[0] + ": " + result.explain(command));
+        }
+    }
+    fs::remove(directory / "lost+found");
+}
+
 /// The last 4000 bytes.
 std::string tail(const std::string& text) {
     return text.substr(text.size() - std::min<std::size_t>(text.size(), 4000));
@@ -135,6 +155,8 @@ void TestHost::prepare() {
         pool_ = std::make_unique<TestPool>(kPoolBytes);
         pool_name_ = pool_->name();
     }
+    mount_small_disk(volumes(), options_.volumes_size);
+    mount_small_disk(state(), options_.state_size);
     write_config();
     std::vector<std::string> init = {"init",      "--no-start",
                                      "--storage", options_.drivers.storage,

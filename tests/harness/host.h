@@ -64,6 +64,8 @@ struct HostOptions {
     DriverPair drivers{"btrfs", "process"};
     std::string pool_size = "12G";  ///< sparse; btrfs only
     bool pool_by_init = false;      ///< zfs: `bpg init --pool-file` makes the pool
+    std::string volumes_size;       ///< copy: the volume root is a disk of its own, of that size
+    std::string state_size;         ///< the state directory is one
     std::string extra_config;       ///< further YAML lines
     DockerHost::Image image = DockerHost::Image::kDebian;  ///< docker only
 };
@@ -80,6 +82,8 @@ class TestHost {
     const std::filesystem::path& base() const { return base_; }
     std::filesystem::path config_file() const { return base_ / "config.yaml"; }
     std::filesystem::path volumes() const { return base_ / "volumes"; }
+    std::filesystem::path state() const { return base_ / "state"; }
+    std::filesystem::path socket() const { return base_ / "run" / "bpgd.sock"; }
     std::filesystem::path daemon_log() const { return base_ / "bpgd.log"; }
     const PortSlot& ports() const { return ports_; }
     bool atomic() const { return options_.drivers.storage != "copy"; }

@@ -6,8 +6,10 @@
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/un.h>
 
 #include <array>
+#include <charconv>
 #include <cstring>
 #include <stdexcept>
 
@@ -15,11 +17,25 @@
 
 namespace bpg::test {
 
+namespace {
+
+const timeval kPatience{.tv_sec = 10, .tv_usec = 0};
+
+std::string read_to_the_end(int socket) {
+    std::string answer;
+    std::array<char, 65536> part{};
+    for (ssize_t got = 0; (got = ::recv(socket, part.data(), part.size(), 0)) > 0;) {
+        answer.append(part.data(), static_cast<std::size_t>(got));
+    }
+    return answer;
+}
+
+}  // namespace
+
 std::string http_get(std::uint16_t port, const std::string& path) {
     const UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (!socket) throw std::runtime_error("no socket");
-    const timeval limit{.tv_sec = 10, .tv_usec = 0};
-    ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
@@ -34,16 +50,52 @@ std::string http_get(std::uint16_t port, const std::string& path) {
     if (::send(socket.get(), request.data(), request.size(), MSG_NOSIGNAL) < 0) {
         throw std::runtime_error("cannot send the request");
     }
-    std::string answer;
-    std::array<char, 65536> part{};
-    for (ssize_t got = 0; (got = ::recv(socket.get(), part.data(), part.size(), 0)) > 0;) {
-        answer.append(part.data(), static_cast<std::size_t>(got));
-    }
+    const std::string answer = read_to_the_end(socket.get());
     const auto head_end = answer.find("\r\n\r\n");
     if (!answer.starts_with("HTTP/1.1 200") || head_end == std::string::npos) {
         throw std::runtime_error(fmt::format("GET {}: {}", path, answer.substr(0, 500)));
     }
     return answer.substr(head_end + 4);
+}
+
+HttpAnswer http_exchange(const std::filesystem::path& socket_path, std::string_view bytes) {
+    const UniqueFd socket(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!socket) throw std::runtime_error("no socket");
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_SNDTIMEO, &kPatience, sizeof kPatience);
+    sockaddr_un address{};
+    address.sun_family = AF_UNIX;
+    const std::string& path = socket_path.native();
+    if (path.size() >= sizeof address.sun_path) throw std::runtime_error(path + " is too long");
+    std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
+    const void* raw = &address;
+    if (::connect(socket.get(), static_cast<const sockaddr*>(raw), sizeof address) != 0) {
+        throw std::runtime_error("nobody listens on " + path);
+    }
+    while (!bytes.empty()) {
+        const ssize_t sent = ::send(socket.get(), bytes.data(), bytes.size(), MSG_NOSIGNAL);
+        if (sent < 0) break;  // refused early; the answer says why
+        bytes.remove_prefix(static_cast<std::size_t>(sent));
+    }
+    ::shutdown(socket.get(), SHUT_WR);
+    const std::string text = read_to_the_end(socket.get());
+    HttpAnswer answer;
+    const auto end = text.find("\r\n\r\n");
+    if (!text.starts_with("HTTP/1.1 ") || end == std::string::npos) return answer;
+    std::from_chars(text.data() + 9, text.data() + text.size(), answer.status);
+    answer.head = text.substr(0, end);
+    answer.body = text.substr(end + 4);
+    return answer;
+}
+
+HttpAnswer http_request(const std::filesystem::path& socket, std::string_view method,
+                        std::string_view target, std::string_view body) {
+    std::string bytes =
+        fmt::format("{} {} HTTP/1.1\r\nHost: bpgd\r\nConnection: close\r\n", method, target);
+    if (!body.empty()) bytes += "Content-Type: application/json\r\n";
+    bytes += fmt::format("Content-Length: {}\r\n\r\n", body.size());
+    bytes += body;
+    return http_exchange(socket, bytes);
 }
 
 }  // namespace bpg::test

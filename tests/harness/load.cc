@@ -148,10 +148,14 @@ std::vector<std::int64_t> missing_rows(const std::string& url,
 // ---- programs and checks
 // -------------------------------------------------------------------------
 
+std::string pgbench_program() {
+    return "/usr/lib/postgresql/15/bin/pgbench";
+}
+
 std::string pgbench(const TestHost& host, const std::string& ref,
                     const std::vector<std::string>& arguments) {
     Command command;
-    command.argv = {"/usr/lib/postgresql/15/bin/pgbench"};
+    command.argv = {pgbench_program()};
     command.argv.insert(command.argv.end(), arguments.begin(), arguments.end());
     command.environment = host.client_environment(ref);
     command.deadline = 300s;

@@ -64,6 +64,9 @@ class Writers {
 std::vector<std::int64_t> missing_rows(const std::string& url,
                                        const std::vector<std::int64_t>& expected);
 
+/// The path of pgbench.
+std::string pgbench_program();
+
 /// Runs pgbench with a branch's environment (the password never is in argv). Throws when it fails.
 std::string pgbench(const TestHost& host, const std::string& ref,
                     const std::vector<std::string>& arguments);

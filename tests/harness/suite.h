@@ -2,14 +2,19 @@
 // its first test and taken down, with a look at what was left behind, after its last.
 #pragma once
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <initializer_list>
+#include <latch>
 #include <memory>
 #include <string>
+#include <thread>
+#include <vector>
 
 #include "tests/harness/host.h"
 #include "tests/harness/load.h"
+#include "tests/harness/metrics_text.h"
 
 namespace bpg::test {
 
@@ -34,6 +39,56 @@ inline void expect_error(const CliError& error, int exit_code, const std::string
     EXPECT_FALSE(error.fix.empty()) << "how to fix it is missing of: " << error.what;
 }
 
+/// What must not change of a parent while it is branched.
+struct ParentWatch {
+    TestHost& host;
+    std::string ref;
+    std::string url = host.url(ref);
+    std::string started = postmaster_start_time(url);
+    pid_t pid = host.postmaster(ref).pid;
+    std::size_t log_size = host.instance_log(ref).size();
+
+    void expect_undisturbed() const {
+        EXPECT_EQ(postmaster_start_time(url), started) << "the parent was restarted";
+        EXPECT_EQ(host.postmaster(ref).pid, pid);
+        EXPECT_EQ(bad_log_lines(host.instance_log(ref).substr(log_size)),
+                  std::vector<std::string>{});
+    }
+};
+
+/// The promise that the event loop is never blocked, by its own histogram, from here on.
+struct LagWatch {
+    TestHost& host;
+    MetricsText before = MetricsText(host.metrics());
+
+    void expect_below_ten_milliseconds() const {
+        const HistogramGrowth lag(before, MetricsText(host.metrics()),
+                                  "bpg_event_loop_lag_seconds");
+        fmt::print("event loop lag, seconds: {}\n", lag.text());
+        EXPECT_GT(lag.count(), 0);
+        EXPECT_EQ(lag.above(0.01), 0) << lag.text();
+    }
+};
+
+/// Runs call(0) … call(number - 1) on threads of their own, all let go at the same moment. What one
+/// throws is a failure of the test.
+template <class Call>
+void at_once(std::size_t number, Call call) {
+    std::latch gate(static_cast<std::ptrdiff_t>(number));
+    std::vector<std::jthread> callers;
+    callers.reserve(number);
+    for (std::size_t caller = 0; caller < number; ++caller) {
+        callers.emplace_back([&gate, &call, caller] {
+            gate.arrive_and_wait();
+            try {
+                call(caller);
+            } catch (const std::exception& failure) {
+                ADD_FAILURE() << "caller " << caller << ": " << failure.what();
+            }
+        });
+    }
+}
+
 /// `Suite` is the deriving class itself, so that every suite has a host of its own. `Parameter` is
 /// a DriverPair or something that converts to one by `drivers_of(parameter)`.
 template <class Suite, class Parameter = DriverPair>
@@ -43,6 +98,7 @@ class HostSuite : public ::testing::TestWithParam<Parameter> {
         if (!host_) {
             HostOptions options;
             options.drivers = drivers_of(this->GetParam());
+            adapt(options);
             host_ = std::make_unique<TestHost>(options);
         }
         if (!host_->daemon_runs()) host_->start_daemon();
@@ -61,6 +117,9 @@ class HostSuite : public ::testing::TestWithParam<Parameter> {
         return other.drivers;
     }
 
+    /// For suites whose host is not like others'.
+    virtual void adapt(HostOptions&) const {}
+
     static TestHost& host() { return *host_; }
     static bool atomic() { return host_->atomic(); }
 
@@ -68,6 +127,16 @@ class HostSuite : public ::testing::TestWithParam<Parameter> {
     static std::string database(const std::string& name) {
         host_->bpg_json({"db", "create", name, "--if-not-exists"});
         return name + "/main";
+    }
+    /// A database with `rows` rows in table `items`.
+    static std::string database_with_items(const std::string& name, int rows) {
+        const std::string main = database(name);
+        execute(host().url(main),
+                fmt::format("CREATE TABLE IF NOT EXISTS items (id int PRIMARY KEY, note text);"
+                            "TRUNCATE items;"
+                            "INSERT INTO items SELECT g, 'original' FROM generate_series(1, {}) g",
+                            rows));
+        return main;
     }
     /// Creates a branch and waits; the branch object.
     static Json create(const std::string& ref, const std::vector<std::string>& flags = {}) {

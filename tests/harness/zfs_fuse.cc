@@ -211,6 +211,10 @@ void require_zfs() {
     use->begin();
 }
 
+void release_zfs() {
+    use->TearDown();
+}
+
 std::string run_zfs(const std::vector<std::string>& argv) {
     const auto deadline = steady_clock::now() + 10s;
     while (true) {

@@ -14,6 +14,9 @@ namespace bpg::test {
 /// cannot. Called by TestPool; by others before they use ZFS in their own way.
 void require_zfs();
 
+/// Ends the use of ZFS at the end of a program that runs no tests.
+void release_zfs();
+
 /// A private pool on a sparse file, "bpgtest<pid>" or with a number more, in no cache file, without
 /// a mountpoint of its own. Destroyed with everything in it at the end.
 class TestPool {

@@ -121,6 +121,23 @@ TEST_P(DaemonLife, SigtermDuringAJobStopsItAndTheJobGoesOnAtTheNextStart) {
     remove("prod/later");
 }
 
+TEST_P(DaemonLife, TellsOfFailedJobsAlsoAfterARestart) {
+    const auto failed = [] {
+        return host().bpg_json({"status"}).at("jobs").at("failed_24h").get<int>();
+    };
+    const int before = failed();
+    ASSERT_EQ(host().stop_daemon(), 0);
+    host().start_daemon({"--fail-at", "branch-create.publish"});
+    expect_error(host().bpg_error({"branch", "create", "prod/doomed"}), 1, "failure_injected");
+    EXPECT_EQ(failed(), before + 1);
+    ASSERT_EQ(host().stop_daemon(), 0);
+    host().start_daemon();
+    EXPECT_EQ(failed(), before + 1);
+    const Json list = host().bpg_json({"job", "list", "--state", "failed", "--limit", "1"});
+    ASSERT_EQ(list.at("items").size(), 1U);
+    EXPECT_EQ(list.at("items").at(0).at("target"), "prod/doomed");
+}
+
 TEST_P(DaemonLife, WithoutADaemonEveryCommandExitsSix) {
     ASSERT_EQ(host().stop_daemon(), 0);
     expect_error(host().bpg_error({"status"}), 6, "daemon_unreachable");

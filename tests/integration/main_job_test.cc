@@ -12,36 +12,7 @@
 namespace bpg::test {
 namespace {
 
-class MainJob : public HostSuite<MainJob> {
-  protected:
-    /// A database with `rows` rows in table `items`.
-    static std::string database_with_items(const std::string& name, int rows) {
-        const std::string main = database(name);
-        execute(host().url(main),
-                fmt::format("CREATE TABLE IF NOT EXISTS items (id int PRIMARY KEY, note text);"
-                            "TRUNCATE items;"
-                            "INSERT INTO items SELECT g, 'original' FROM generate_series(1, {}) g",
-                            rows));
-        return main;
-    }
-};
-
-/// What must not change of a parent while it is branched.
-struct ParentWatch {
-    TestHost& host;
-    std::string ref;
-    std::string url = host.url(ref);
-    std::string started = postmaster_start_time(url);
-    pid_t pid = host.postmaster(ref).pid;
-    std::size_t log_size = host.instance_log(ref).size();
-
-    void expect_undisturbed() const {
-        EXPECT_EQ(postmaster_start_time(url), started) << "the parent was restarted";
-        EXPECT_EQ(host.postmaster(ref).pid, pid);
-        EXPECT_EQ(bad_log_lines(host.instance_log(ref).substr(log_size)),
-                  std::vector<std::string>{});
-    }
-};
+class MainJob : public HostSuite<MainJob> {};
 
 /// pgbench moves money in one transaction over four tables: the sums agree only if every
 /// transaction is there whole or not at all.

@@ -31,10 +31,13 @@ asio::awaitable<Response> list(ApiServices& api, Request request) {
     }
     filter.database = request.query_value("database").value_or("");
     filter.limit = query_number(request, "limit", 1, kListMax, kListUsual);
-    json items = json::array();
-    for (const jobs::Job& job : api.queue.list(filter))
-        items.push_back(job_json(job));
-    co_return list_response(std::move(items));
+    auto work = [&queue = api.queue, listing = api.queue.begin_list(std::move(filter))]() mutable {
+        json items = json::array();
+        for (const jobs::Job& job : queue.finish_list(std::move(listing)))
+            items.push_back(job_json(job));
+        return list_response(std::move(items));
+    };
+    co_return co_await api.services.pool.run(std::move(work));
 }
 
 asio::awaitable<Response> get(ApiServices& api, Request request) {

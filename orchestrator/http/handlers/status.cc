@@ -31,9 +31,8 @@ json jobs_json(const ApiServices& api) {
             ++running;
         }
     }
-    return {{"queued", queued},
-            {"running", running},
-            {"failed_24h", api.queue.failed_since(api.clock.now() - std::chrono::hours(24))}};
+    const std::size_t failed = api.queue.failed_last_day();
+    return {{"queued", queued}, {"running", running}, {"failed_24h", failed}};
 }
 
 json warnings_json(const ApiServices& api) {

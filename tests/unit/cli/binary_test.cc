@@ -59,9 +59,9 @@ void serve_create(const PeerRequest& request, const Connection& connection) {
 TEST_F(BinaryTest, ShowsALineAStepAndPrintsWhatItMade) {
     Peer peer(socket_, serve_create);
     const CommandResult result =
-        bpg({"-o", "json", "branch", "create", "prod/dev", "--from", "prod/main", "--fast"});
+        bpg({"-o", "name", "branch", "create", "prod/dev", "--from", "prod/main", "--fast"});
     EXPECT_EQ(result.exit_code, 0) << result.err;
-    EXPECT_EQ(json::parse(result.out), branch());
+    EXPECT_EQ(result.out, "prod/dev\n");
     EXPECT_EQ(result.err,
               "take_snapshot                    20 ms\n"
               "start_instance                   30 ms\n");
@@ -69,6 +69,14 @@ TEST_F(BinaryTest, ShowsALineAStepAndPrintsWhatItMade) {
     EXPECT_EQ(json::parse(requests[0].body),
               (json{{"ref", "prod/dev"}, {"from", "prod/main"}, {"fast", true}}));
     EXPECT_EQ(requests[1].target, std::string(kEvents) + "?after=0&follow=1");
+}
+
+TEST_F(BinaryTest, PrintsWithJsonTheObjectItMadeAndNothingOnStderr) {
+    Peer peer(socket_, serve_create);
+    const CommandResult result = bpg({"-o", "json", "branch", "create", "prod/dev"});
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    EXPECT_EQ(json::parse(result.out), branch());
+    EXPECT_EQ(result.err, "");
 }
 
 TEST_F(BinaryTest, IsQuietOnStderrAndPrintsTheNameAlone) {

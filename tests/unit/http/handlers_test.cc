@@ -16,6 +16,7 @@
 #include "orchestrator/base/id.h"
 #include "orchestrator/http/handlers/register.h"
 #include "orchestrator/operations/operations.h"
+#include "orchestrator/operations/shared_snapshots.h"
 #include "orchestrator/postgres/local_data_directories.h"
 #include "orchestrator/postgres/pqxx_postgres.h"
 #include "orchestrator/runtime/process.h"
@@ -142,8 +143,10 @@ class HandlersTest : public testing::Test {
     postgres::PqxxPostgres postgres_{pool_};
     postgres::LocalDataDirectories data_directories_{pool_};
     catalog::Catalog catalog_;
-    operations::Services services_{catalog_, storage_, runtime_, postgres_, data_directories_,
-                                   secrets_, pool_,    clock_,   {}};
+    operations::SharedSnapshots shared_snapshots_{catalog_};
+    operations::Services services_{
+        catalog_,          shared_snapshots_, storage_, runtime_, postgres_,
+        data_directories_, secrets_,          pool_,    clock_,   {}};
     jobs::OperationRegistry registry_;
     jobs::Store store_{new_store(), loop_.get_executor(), metrics_};
     jobs::Queue queue_{store_, registry_, clock_, {}};
