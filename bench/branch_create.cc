@@ -125,6 +125,7 @@ std::vector<Variant> variants_of(const TestHost& host, RawBranch& raw) {
     variants.push_back(ours(true));
     variants.push_back(by_hand("raw", &RawBranch::with_checkpoint));
     variants.push_back(by_hand("raw_backup_beside", &RawBranch::in_backup_mode_beside));
+    variants.push_back(by_hand("raw_same", &RawBranch::with_the_same_result));
     return variants;
 }
 

@@ -23,6 +23,7 @@ using namespace std::chrono_literals;
 constexpr auto kLookPause = 500us;
 constexpr auto kAlivePause = 50ms;
 constexpr auto kReadyPatience = 60s;
+constexpr const char* kOwnPassword = "of-the-clone";
 
 std::string content_of(const fs::path& path) {
     const auto content = read_file(path);
@@ -60,6 +61,7 @@ RawBranch::RawBranch(const test::TestHost& host, const std::string& parent,
     // The clone is the parent to its users: its password, and its door is open.
     url_ = replaced(url, fmt::format(":{}/", record.at("port").get<int>()),
                     fmt::format(":{}/", place_.port));
+    own_url_ = url_ + "?password=" + kOwnPassword;
 }
 
 RawBranch::~RawBranch() {
@@ -121,11 +123,16 @@ void RawBranch::wait_until_ready() const {
     }
 }
 
-void RawBranch::start_and_connect(Laps& laps) {
+void RawBranch::start(Laps& laps) {
+    clean_up();
+    laps.lap("clean_up");
     runtime_->start(place_, laps);
     wait_until_ready();
     laps.lap("until_ready");
-    test::query_value(url_, "SELECT 1");
+}
+
+void RawBranch::connect(Laps& laps, const std::string& url) const {
+    test::query_value(url, "SELECT 1");
     laps.lap("connect");
 }
 
@@ -138,9 +145,8 @@ Sample RawBranch::with_checkpoint() {
     storage_->snapshot(name_);
     laps.lap("snapshot");
     clone(laps);
-    clean_up();
-    laps.lap("clean_up");
-    start_and_connect(laps);
+    start(laps);
+    connect(laps, url_);
     return laps.finish();
 }
 
@@ -164,13 +170,20 @@ Sample RawBranch::in_backup_mode() {
         finish_copy(label);
         laps.lap("wal_and_label");
     }
-    clean_up();
-    laps.lap("clean_up");
-    start_and_connect(laps);
+    start(laps);
+    connect(laps, url_);
     return laps.finish();
 }
 
 Sample RawBranch::in_backup_mode_beside() {
+    return beside_the_stop(/*same_result=*/false);
+}
+
+Sample RawBranch::with_the_same_result() {
+    return beside_the_stop(/*same_result=*/true);
+}
+
+Sample RawBranch::beside_the_stop(bool same_result) {
     name_ = fmt::format("raw-{}", ++count_);
     place_.sockets = host_.base() / "run" / name_;
     Laps laps;
@@ -182,9 +195,13 @@ Sample RawBranch::in_backup_mode_beside() {
     const std::future<std::string> label =
         std::async(std::launch::async, [this] { return stop_backup(); });
     clone(laps);
-    clean_up();
-    laps.lap("clean_up");
-    start_and_connect(laps);
+    if (same_result) write(place_.volume / "data/recovery.signal", "", owner_, 0600);
+    start(laps);
+    if (same_result) {
+        test::execute(url_, fmt::format("ALTER ROLE postgres PASSWORD '{}'", kOwnPassword));
+        laps.lap("own_password");
+    }
+    connect(laps, same_result ? own_url_ : url_);
     label.wait();
     laps.lap("rest_of_backup_stop");
     return laps.finish();

@@ -30,6 +30,9 @@ class RawBranch {
     Sample in_backup_mode();
     /// The same with pg_backup_stop beside the rest, waited for at the end. Atomic storage only.
     Sample in_backup_mode_beside();
+    /// What bpgd makes, by hand: the above, on a timeline and with a password of its own. Atomic
+    /// storage only.
+    Sample with_the_same_result();
 
     /// Stops and removes what the last call made.
     void remove();
@@ -40,7 +43,9 @@ class RawBranch {
     void clone(Laps& laps);
     void clean_up() const;
     void finish_copy(const std::string& label) const;
-    void start_and_connect(Laps& laps);
+    Sample beside_the_stop(bool same_result);
+    void start(Laps& laps);
+    void connect(Laps& laps, const std::string& url) const;
     void wait_until_ready() const;
 
     const test::TestHost& host_;
@@ -51,7 +56,8 @@ class RawBranch {
     FileOwner owner_;
     std::string conf_;  ///< postgresql.conf of the model
     std::filesystem::path model_volume_;
-    std::string url_;
+    std::string url_;      ///< with the parent's password
+    std::string own_url_;  ///< with another
     std::unique_ptr<pqxx::connection> parent_;
     int count_ = 0;
     std::string name_;

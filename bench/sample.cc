@@ -20,6 +20,7 @@ constexpr std::array kVariants = {
     std::pair{"raw", "raw: checkpoint only"},
     std::pair{"raw_backup", "raw: backup mode"},
     std::pair{"raw_backup_beside", "raw: backup mode, stop beside the start"},
+    std::pair{"raw_same", "raw: the same, own timeline and password"},
 };
 
 std::string title_of(const std::string& variant) {
@@ -114,11 +115,11 @@ Spread PairResult::totals(const std::string& variant) const {
     return spread_of(std::move(values));
 }
 
-Spread PairResult::ratios(const std::string& variant) const {
+Spread PairResult::ratios(const std::string& variant, const std::string& to) const {
     std::vector<double> values;
     values.reserve(rounds.size());
     for (const Round& round : rounds)
-        values.push_back(round.at(variant).total_ms / round.at(baseline).total_ms);
+        values.push_back(round.at(variant).total_ms / round.at(to).total_ms);
     return spread_of(std::move(values));
 }
 
@@ -170,6 +171,9 @@ json to_json(const PairResult& result) {
     for (const std::string& variant : result.variants()) {
         summary[variant] = {{"total_ms", to_json(result.totals(variant))},
                             {"ratio", to_json(result.ratios(variant))}};
+        if (result.rounds.front().contains("raw_same")) {
+            summary[variant]["ratio_to_same"] = to_json(result.ratios(variant, "raw_same"));
+        }
     }
     return {{"pair", result.pair},
             {"baseline", result.baseline},
@@ -193,6 +197,11 @@ std::string tables(const PairResult& result) {
             total.median, fmt::format("{:.1f}-{:.1f}", total.q1, total.q3),
             fmt::format("{:.1f}-{:.1f}", total.min, total.max), ratio.median, ratio.q1, ratio.q3);
         (variant.starts_with("ours") ? ours : raw).push_back(variant);
+    }
+    if (!raw.empty() && raw.back() == "raw_same") {
+        const Spread ratio = result.ratios("ours", "raw_same");
+        text += fmt::format("  bpg branch create is {:.2f} ({:.2f}-{:.2f}) times raw_same\n",
+                            ratio.median, ratio.q1, ratio.q3);
     }
     return text + part_table(result, ours) + part_table(result, raw);
 }

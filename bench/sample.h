@@ -54,8 +54,9 @@ struct PairResult {
 
     std::vector<std::string> variants() const;
     Spread totals(const std::string& variant) const;
-    /// Of variant and baseline in the same round each.
-    Spread ratios(const std::string& variant) const;
+    /// Of the variant to the baseline, or to another, in the same round each.
+    Spread ratios(const std::string& variant) const { return ratios(variant, baseline); }
+    Spread ratios(const std::string& variant, const std::string& to) const;
     /// Of the parts called `part`; a sample without it counts as 0.
     Spread part(const std::string& variant, const std::string& part) const;
     /// In the order they come in.
