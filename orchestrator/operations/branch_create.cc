@@ -43,7 +43,7 @@ storage::CopyPlan stopped_copy_plan() {
     return plan;
 }
 
-/// Owns the endpoint, since it may go on beside its caller.
+/// Owns the endpoint, since it goes on beside its caller.
 asio::awaitable<postgres::ParentFacts> inspect(postgres::Postgres& postgres,
                                                postgres::Endpoint endpoint) {
     co_return co_await postgres.inspect_parent(endpoint);
@@ -63,10 +63,10 @@ std::span<const jobs::Step<BranchCreate>> BranchCreate::steps() {
          &BranchCreate::prepare_clone, nothing_to_undo, nothing_to_record},
         {"start_instance", "start PostgreSQL on the clone", &BranchCreate::start_instance,
          &BranchCreate::remove_instance, nothing_to_record},
-        {"await_ready", "recover, and answer a query", &BranchCreate::await_ready, nothing_to_undo,
-         nothing_to_record},
-        {"open_to_users", "give it its own password and let users in", &BranchCreate::open_to_users,
+        {"await_ready", "recover, answer a query, get its own password", &BranchCreate::await_ready,
          &BranchCreate::forget_password, nothing_to_record},
+        {"open_to_users", "let users in", &BranchCreate::open_to_users, nothing_to_undo,
+         nothing_to_record},
         {"finish_backup", "end backup mode and record the snapshot", &BranchCreate::finish_backup,
          nothing_to_undo, &BranchCreate::record_snapshot},
         {"publish", "make the branch visible", &BranchCreate::publish, nothing_to_undo,
@@ -167,24 +167,22 @@ void BranchCreate::note_parent(State& state, const postgres::ParentFacts& facts)
         context_.warn(std::move(warning));
 }
 
-/// The parent is examined beside the checkpoint, which takes longer.
-asio::awaitable<std::unique_ptr<BackupInProgress>> BranchCreate::start_backup_and_examine(
-    State& state) {
-    const postgres::Endpoint endpoint = instances_.endpoint(parent(state));
-    const std::string ref = services_.catalog.ref_of(parent(state));
-    const auto inspection =
-        co_await Beside<postgres::ParentFacts>::begin(inspect(services_.postgres, endpoint));
-    std::unique_ptr<postgres::BackupSession> session;
+/// What `begin` gives, once the parent has passed its examination beside it.
+template <class Session>
+asio::awaitable<std::unique_ptr<Session>> BranchCreate::examined(
+    State& state, asio::awaitable<std::unique_ptr<Session>> begin) {
+    const auto inspection = co_await Beside<postgres::ParentFacts>::begin(
+        inspect(services_.postgres, instances_.endpoint(parent(state))));
+    std::unique_ptr<Session> session;
     std::optional<Error> failure;
     try {
-        session = co_await services_.postgres.start_backup(
-            endpoint, backup_label_of(ref, state.snapshot_id), /*keep_wal=*/false);
+        session = co_await std::move(begin);
     } catch (const Error& error) {
         failure = error;
     }
     note_parent(state, co_await inspection.result());
     if (failure) throw *failure;
-    co_return std::make_unique<BackupInProgress>(std::move(session));
+    co_return session;
 }
 
 asio::awaitable<void> BranchCreate::snapshot_running_parent(State& state,
@@ -192,16 +190,19 @@ asio::awaitable<void> BranchCreate::snapshot_running_parent(State& state,
     const postgres::Endpoint endpoint = instances_.endpoint(parent(state));
     const storage::SnapshotRef snapshot = snapshot_ref(state);
     if (state.fast) {
-        co_await examine_running_parent(state);
-        co_await services_.postgres.fence(endpoint);
+        const auto session =
+            co_await examined<postgres::ParentSession>(state, services_.postgres.fence(endpoint));
         co_await services_.storage.snapshot(snapshot);
-        const postgres::Position position = co_await services_.postgres.position(endpoint);
+        const postgres::Position position = co_await session->position();
         state.mode = "fast";
         state.line_lsn = postgres::to_string(position.lsn);
         state.line_at = position.at;
         co_return;
     }
-    auto backup = co_await start_backup_and_examine(state);
+    const std::string label =
+        backup_label_of(services_.catalog.ref_of(parent(state)), state.snapshot_id);
+    auto backup = std::make_unique<BackupInProgress>(co_await examined<postgres::BackupSession>(
+        state, services_.postgres.start_backup(endpoint, label, /*keep_wal=*/false)));
     co_await services_.storage.snapshot(snapshot);
     const postgres::Position position = co_await backup->position();
     round.record = snapshot_record(parent(state), state.snapshot_id, backup->start(), {}, position,
@@ -375,7 +376,8 @@ asio::awaitable<void> BranchCreate::remove_instance(const State& state) {
 }
 
 asio::awaitable<Progress> BranchCreate::await_ready(State& state) {
-    const postgres::ReadyFacts facts = co_await instances_.await_ready(state.branch_id);
+    const postgres::ReadyFacts facts =
+        co_await instances_.await_ready_with_password(state.branch_id);
     state.timeline = facts.timeline;
     state.system_identifier = facts.system_identifier;
     const std::filesystem::path data = instances_.data_directory(branch(state));
@@ -389,6 +391,10 @@ asio::awaitable<Progress> BranchCreate::await_ready(State& state) {
     co_return Done{};
 }
 
+asio::awaitable<void> BranchCreate::forget_password(const State& state) {
+    co_await instances_.forget_password(state.branch_id);
+}
+
 asio::awaitable<Progress> BranchCreate::open_to_users(State& state) {
     // The clone does not need the stop, whose WAL switch writes a whole segment: it runs now that
     // the recovery of the clone, which writes much itself, is over.
@@ -397,12 +403,6 @@ asio::awaitable<Progress> BranchCreate::open_to_users(State& state) {
     }
     co_await instances_.open_to_users(state.branch_id);
     co_return Done{};
-}
-
-asio::awaitable<void> BranchCreate::forget_password(const State& state) {
-    const SecretStore& secrets = services_.secrets;
-    const std::string id = state.branch_id;
-    co_await services_.pool.run([&secrets, &id] { secrets.remove_password(id); });
 }
 
 // --- what is recorded ----------------------------------------------------------------------------

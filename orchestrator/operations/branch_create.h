@@ -72,7 +72,9 @@ class BranchCreate {
     asio::awaitable<void> copy_parent(State& state);
     asio::awaitable<void> copy_running_parent(State& state, const storage::Identity& identity);
     asio::awaitable<void> examine_running_parent(State& state);
-    asio::awaitable<std::unique_ptr<BackupInProgress>> start_backup_and_examine(State& state);
+    template <class Session>
+    asio::awaitable<std::unique_ptr<Session>> examined(
+        State& state, asio::awaitable<std::unique_ptr<Session>> begin);
     void note_parent(State& state, const postgres::ParentFacts& facts);
     asio::awaitable<void> decide_timeline(State& state, bool running);
     const catalog::Branch& branch(const State& state) const;

@@ -20,10 +20,10 @@ std::span<const jobs::Step<DbCreate>> DbCreate::steps() {
          &DbCreate::abandon_init, nothing_to_record},
         {"start_instance", "start PostgreSQL", &DbCreate::start_instance,
          &DbCreate::remove_instance, nothing_to_record},
-        {"await_ready", "answer a query", &DbCreate::await_ready, nothing_to_undo,
-         nothing_to_record},
-        {"open_to_users", "give it its own password and let users in", &DbCreate::open_to_users,
+        {"await_ready", "answer a query, get its own password", &DbCreate::await_ready,
          &DbCreate::forget_password, nothing_to_record},
+        {"open_to_users", "let users in", &DbCreate::open_to_users, nothing_to_undo,
+         nothing_to_record},
         {"take_first_snapshot", "take a first snapshot", &DbCreate::take_first_snapshot,
          &DbCreate::destroy_snapshot, &DbCreate::record_snapshot},
         {"publish", "make the database visible", &DbCreate::publish, nothing_to_undo,
@@ -108,21 +108,20 @@ asio::awaitable<void> DbCreate::remove_instance(const State& state) {
 }
 
 asio::awaitable<Progress> DbCreate::await_ready(State& state) {
-    const postgres::ReadyFacts facts = co_await instances_.await_ready(state.branch_id);
+    const postgres::ReadyFacts facts =
+        co_await instances_.await_ready_with_password(state.branch_id);
     state.timeline = facts.timeline;
     state.system_identifier = facts.system_identifier;
     co_return Done{};
 }
 
+asio::awaitable<void> DbCreate::forget_password(const State& state) {
+    co_await instances_.forget_password(state.branch_id);
+}
+
 asio::awaitable<Progress> DbCreate::open_to_users(State& state) {
     co_await instances_.open_to_users(state.branch_id);
     co_return Done{};
-}
-
-asio::awaitable<void> DbCreate::forget_password(const State& state) {
-    const SecretStore& secrets = services_.secrets;
-    const std::string id = state.branch_id;
-    co_await services_.pool.run([&secrets, &id] { secrets.remove_password(id); });
 }
 
 asio::awaitable<Progress> DbCreate::take_first_snapshot(State& state) {

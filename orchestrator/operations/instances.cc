@@ -126,6 +126,23 @@ asio::awaitable<void> Instances::start(std::string branch_id, bool open) {
 }
 
 asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_id) {
+    co_return co_await await_ready(std::move(branch_id), "");
+}
+
+asio::awaitable<postgres::ReadyFacts> Instances::await_ready_with_password(std::string branch_id) {
+    const SecretStore& secrets = services_.secrets;
+    std::string verifier = co_await services_.pool.run(
+        [&] { return postgres::scram_verifier(secrets.ensure_password(branch_id)); });
+    co_return co_await await_ready(std::move(branch_id), std::move(verifier));
+}
+
+asio::awaitable<void> Instances::forget_password(std::string branch_id) {
+    const SecretStore& secrets = services_.secrets;
+    co_await services_.pool.run([&] { secrets.remove_password(branch_id); });
+}
+
+asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_id,
+                                                             std::string verifier) {
     const catalog::Branch& place = branch(branch_id);
     const runtime::InstanceRef instance = ref(place);
     runtime::Runtime& runtime = services_.runtime;
@@ -133,7 +150,8 @@ asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_
     std::optional<Error> failure;
     try {
         const postgres::ReadyFacts facts = co_await services_.postgres.await_ready(
-            instance.data_directory, endpoint(place), alive, services_.settings.ready_timeout);
+            instance.data_directory, endpoint(place), alive, services_.settings.ready_timeout,
+            std::move(verifier));
         co_return facts;
     } catch (const Error& error) {
         failure = error;
@@ -158,13 +176,9 @@ asio::awaitable<void> Instances::open_to_users(std::string branch_id) {
 
 asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
     const SecretStore& secrets = services_.secrets;
-    std::string password;
-    std::string verifier = co_await services_.pool.run([&] {
-        password = secrets.ensure_password(branch_id);
-        return postgres::scram_verifier(password);
-    });
-    const postgres::Endpoint place = endpoint(branch(branch_id));
-    co_await services_.postgres.set_superuser_verifier(place, std::move(verifier));
+    const std::string password =
+        co_await services_.pool.run([&] { return secrets.ensure_password(branch_id); });
+    const int port = branch(branch_id).port;
     // Only now may anybody in: before, the parent's password would have opened the branch.
     co_await write_config(branch_id, /*open=*/true);
     co_await services_.runtime.reload(ref(branch(branch_id)));
@@ -173,8 +187,8 @@ asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
     while (true) {
         std::optional<Error> failure;
         try {
-            co_await services_.postgres.verify_login(services_.settings.listen, place.port,
-                                                     password, branch_id);
+            co_await services_.postgres.verify_login(services_.settings.listen, port, password,
+                                                     branch_id);
             co_return;
         } catch (const Error& error) {
             failure = error;

@@ -33,8 +33,12 @@ class Instances {
     asio::awaitable<void> start(std::string branch_id, bool open);
     /// A real query was answered by the right branch.
     asio::awaitable<postgres::ReadyFacts> await_ready(std::string branch_id);
-    /// Gives the superuser the branch's own password (SCRAM verifier only), lets users in, and logs
-    /// in as one: what `bpg url` prints works when this returns.
+    /// The same for a new one, whose superuser has the branch's own password then (SCRAM verifier
+    /// only), made while the server starts.
+    asio::awaitable<postgres::ReadyFacts> await_ready_with_password(std::string branch_id);
+    /// Success when there is none.
+    asio::awaitable<void> forget_password(std::string branch_id);
+    /// Lets users in, and logs in as one: what `bpg url` prints works when this returns.
     asio::awaitable<void> open_to_users(std::string branch_id);
     /// Stops it and removes what is left of the instance: a stopped branch has no container.
     asio::awaitable<void> stop(std::string branch_id, runtime::StopMode mode);
@@ -46,6 +50,7 @@ class Instances {
   private:
     const catalog::Branch& branch(const std::string& id) const;
     asio::awaitable<void> write_config(std::string branch_id, bool open);
+    asio::awaitable<postgres::ReadyFacts> await_ready(std::string branch_id, std::string verifier);
     asio::awaitable<void> let_users_in(std::string branch_id);
 
     Services& services_;

@@ -55,13 +55,18 @@ struct Position {
     WallTime at;
 };
 
-/// One session in backup mode. Losing it, or destroying this object, ends the backup on the server.
-class BackupSession {
+/// One session with a parent, held while the storage takes its snapshot.
+class ParentSession {
   public:
-    virtual ~BackupSession() = default;
-    virtual const BackupStart& start() const = 0;
-    /// Asked between start and stop, after the storage snapshot.
+    virtual ~ParentSession() = default;
+    /// Asked after the storage snapshot.
     virtual asio::awaitable<Position> position() = 0;
+};
+
+/// One session in backup mode. Losing it, or destroying this object, ends the backup on the server.
+class BackupSession : public ParentSession {
+  public:
+    virtual const BackupStart& start() const = 0;
     /// pg_backup_stop(wait_for_archive => false), in the same session (E5). Once.
     virtual asio::awaitable<BackupStop> stop() = 0;
 };
@@ -89,10 +94,14 @@ class Postgres {
     /// Waits until postmaster.pid says "ready" (looked at every 2 ms), then asks one real query:
     /// right branch, not in recovery. `alive` is asked meanwhile; when it answers false the wait
     /// ends with kInternal `postgres_refused`. kTimeout `postgres_not_ready` after `deadline`.
+    /// In the same session role `postgres` gets this SCRAM verifier (the password itself never
+    /// goes over the wire) and LOGIN SUPERUSER; the role is made if the data has lost it. Empty:
+    /// roles are left as they are.
     virtual asio::awaitable<ReadyFacts> await_ready(const std::filesystem::path& data_directory,
                                                     const Endpoint& endpoint,
                                                     std::function<asio::awaitable<bool>()> alive,
-                                                    std::chrono::milliseconds deadline) = 0;
+                                                    std::chrono::milliseconds deadline,
+                                                    std::string verifier) = 0;
 
     virtual asio::awaitable<ParentFacts> inspect_parent(const Endpoint& endpoint) = 0;
     /// SET synchronous_commit=local first (SNAP-1); pg_backup_start(label, fast => true), in the
@@ -103,13 +112,8 @@ class Postgres {
                                                                          bool keep_wal) = 0;
     /// Commits a WAL record with synchronous_commit=local: every transaction acknowledged before is
     /// on disk when it returns, asynchronous ones included (E1b).
-    virtual asio::awaitable<void> fence(const Endpoint& endpoint) = 0;
-    virtual asio::awaitable<Position> position(const Endpoint& endpoint) = 0;
+    virtual asio::awaitable<std::unique_ptr<ParentSession>> fence(const Endpoint& endpoint) = 0;
 
-    /// Gives role `postgres` this SCRAM verifier (the password itself never goes over the wire) and
-    /// LOGIN SUPERUSER, creating the role if the data has lost it.
-    virtual asio::awaitable<void> set_superuser_verifier(const Endpoint& endpoint,
-                                                         std::string verifier) = 0;
     /// Disables every subscription of every dbname, without contacting a publisher.
     virtual asio::awaitable<void> disable_subscriptions(const Endpoint& endpoint) = 0;
     /// CHECKPOINT.

@@ -173,33 +173,20 @@ BackupStop end_backup(Session& session) {
             .tablespace_map = row[2].is_null() ? "" : text_value(row[2], kTablespaceMapMax)};
 }
 
-class PqxxBackup final : public BackupSession {
+/// A session that outlives one call.
+class KeptSession {
   public:
-    PqxxBackup(BlockingPool& pool, std::shared_ptr<Session> session, BackupStart start)
-        : pool_(pool), session_(std::move(session)), start_(start) {}
-    ~PqxxBackup() override {
+    KeptSession(BlockingPool& pool, std::shared_ptr<Session> session)
+        : pool_(pool), session_(std::move(session)) {}
+    ~KeptSession() {
         // Closing speaks to the server, so it is not for this thread.
         pool_.post([session = std::move(session_)]() mutable { session.reset(); });
     }
-    PqxxBackup(const PqxxBackup&) = delete;
-    PqxxBackup& operator=(const PqxxBackup&) = delete;
+    KeptSession(const KeptSession&) = delete;
+    KeptSession& operator=(const KeptSession&) = delete;
 
-    const BackupStart& start() const override { return start_; }
-
-    asio::awaitable<Position> position() override {
-        auto work = [](Session& session) { return position_of(session); };
-        co_return co_await on_kept_session(std::move(work), kShort);
-    }
-
-    asio::awaitable<BackupStop> stop() override {
-        auto work = [](Session& session) { return end_backup(session); };
-        co_return co_await on_kept_session(std::move(work), kLong);
-    }
-
-  private:
     template <class Work>
-    asio::awaitable<std::invoke_result_t<Work&, Session&>> on_kept_session(Work work,
-                                                                           milliseconds limit) {
+    asio::awaitable<std::invoke_result_t<Work&, Session&>> run(Work work, milliseconds limit) {
         const auto cutoff = std::make_shared<Cutoff>();
         const Alarm alarm(co_await asio::this_coro::executor, limit + kGrace, cutoff);
         auto task = [session = session_, cutoff, &work] {
@@ -208,8 +195,39 @@ class PqxxBackup final : public BackupSession {
         co_return co_await pool_.run(std::move(task));
     }
 
+  private:
     BlockingPool& pool_;
     std::shared_ptr<Session> session_;
+};
+
+class PqxxParent final : public ParentSession {
+  public:
+    PqxxParent(BlockingPool& pool, std::shared_ptr<Session> session)
+        : kept_(pool, std::move(session)) {}
+
+    asio::awaitable<Position> position() override {
+        co_return co_await kept_.run(position_of, kShort);
+    }
+
+  private:
+    KeptSession kept_;
+};
+
+class PqxxBackup final : public BackupSession {
+  public:
+    PqxxBackup(BlockingPool& pool, std::shared_ptr<Session> session, BackupStart start)
+        : kept_(pool, std::move(session)), start_(start) {}
+
+    const BackupStart& start() const override { return start_; }
+
+    asio::awaitable<Position> position() override {
+        co_return co_await kept_.run(position_of, kShort);
+    }
+
+    asio::awaitable<BackupStop> stop() override { co_return co_await kept_.run(end_backup, kLong); }
+
+  private:
+    KeptSession kept_;
     BackupStart start_;
 };
 
@@ -343,7 +361,11 @@ bool says_ready(const std::string& postmaster_pid, int port) {
 asio::awaitable<ReadyFacts> PqxxPostgres::await_ready(const std::filesystem::path& data_directory,
                                                       const Endpoint& endpoint,
                                                       std::function<asio::awaitable<bool>()> alive,
-                                                      milliseconds deadline) {
+                                                      milliseconds deadline, std::string verifier) {
+    if (!verifier.empty() && !is_scram_verifier(verifier)) {
+        throw Error(ErrorKind::kInternal, "verifier_invalid", "cannot set the branch's password",
+                    "this is no SCRAM verifier, and a password is never sent");
+    }
     const auto end = steady_clock::now() + deadline;
     auto next_alive = steady_clock::now() + kAlivePause;
     const std::filesystem::path pid_file = data_directory / "postmaster.pid";
@@ -359,7 +381,7 @@ asio::awaitable<ReadyFacts> PqxxPostgres::await_ready(const std::filesystem::pat
             return says_ready(read_file(pid_file, 4096).value_or(""), port);
         };
         if (co_await pool_.run(std::move(look))) {
-            const auto facts = co_await ask_ready(endpoint, refusal);
+            const auto facts = co_await ask_ready(endpoint, verifier, refusal);
             if (facts) co_return *facts;
             pause = kRefusedPause;
         }
@@ -384,11 +406,13 @@ asio::awaitable<ReadyFacts> PqxxPostgres::await_ready(const std::filesystem::pat
 
 /// Nothing when the server cannot be asked yet; `refusal` is why.
 asio::awaitable<std::optional<ReadyFacts>> PqxxPostgres::ask_ready(Endpoint endpoint,
+                                                                   std::string verifier,
                                                                    std::string& refusal) {
-    auto work = [](Session& session) -> std::optional<ReadyFacts> {
+    auto work = [verifier](Session& session) -> std::optional<ReadyFacts> {
         bool in_recovery = false;
         ReadyFacts facts = ready_facts(session, in_recovery);
         if (in_recovery) return std::nullopt;
+        if (!verifier.empty()) write_verifier(session, verifier);
         return facts;
     };
     try {
@@ -441,28 +465,21 @@ asio::awaitable<std::unique_ptr<BackupSession>> PqxxPostgres::start_backup(const
     co_return std::make_unique<PqxxBackup>(pool_, std::move(session), start);
 }
 
-asio::awaitable<void> PqxxPostgres::fence(const Endpoint& endpoint) {
-    // Every connection has synchronous_commit=local: on, and it could wait for a dead standby for
-    // ever; off, and the commit below would flush nothing (E1b).
-    auto work = [](Session& session) {
-        session.ask("SELECT pg_logical_emit_message(true, 'bpg', 'fence')");
+asio::awaitable<std::unique_ptr<ParentSession>> PqxxPostgres::fence(const Endpoint& endpoint) {
+    const SessionTarget target = target_of(endpoint);
+    const auto cutoff = std::make_shared<Cutoff>();
+    const Alarm alarm(co_await asio::this_coro::executor, kShort + kGrace, cutoff);
+    auto task = [&] {
+        auto session = std::make_shared<Session>(target, *versions_);
+        // Every connection has synchronous_commit=local: on, and it could wait for a dead standby
+        // for ever; off, and the commit below would flush nothing (E1b).
+        auto work = [](Session& there) {
+            there.ask("SELECT pg_logical_emit_message(true, 'bpg', 'fence')");
+        };
+        with_cutoff(*session, *cutoff, work);
+        return session;
     };
-    co_await on_session(pool_, versions_, target_of(endpoint), std::move(work));
-}
-
-asio::awaitable<Position> PqxxPostgres::position(const Endpoint& endpoint) {
-    auto work = [](Session& session) { return position_of(session); };
-    co_return co_await on_session(pool_, versions_, target_of(endpoint), std::move(work));
-}
-
-asio::awaitable<void> PqxxPostgres::set_superuser_verifier(const Endpoint& endpoint,
-                                                           std::string verifier) {
-    if (!is_scram_verifier(verifier)) {
-        throw Error(ErrorKind::kInternal, "verifier_invalid", "cannot set the branch's password",
-                    "this is no SCRAM verifier, and a password is never sent");
-    }
-    auto work = [verifier](Session& session) { write_verifier(session, verifier); };
-    co_await on_session(pool_, versions_, target_of(endpoint), std::move(work));
+    co_return std::make_unique<PqxxParent>(pool_, co_await pool_.run(std::move(task)));
 }
 
 asio::awaitable<void> PqxxPostgres::disable_subscriptions(const Endpoint& endpoint) {

@@ -14,29 +14,28 @@ class VersionMemory;
 
 class PqxxPostgres final : public Postgres {
   public:
-    /// The pool outlives this object and every BackupSession it made.
+    /// The pool outlives this object and every session it made.
     explicit PqxxPostgres(BlockingPool& pool);
     ~PqxxPostgres() override;
 
     asio::awaitable<ReadyFacts> await_ready(const std::filesystem::path& data_directory,
                                             const Endpoint& endpoint,
                                             std::function<asio::awaitable<bool>()> alive,
-                                            std::chrono::milliseconds deadline) override;
+                                            std::chrono::milliseconds deadline,
+                                            std::string verifier) override;
     asio::awaitable<ParentFacts> inspect_parent(const Endpoint& endpoint) override;
     asio::awaitable<std::unique_ptr<BackupSession>> start_backup(const Endpoint& endpoint,
                                                                  std::string label,
                                                                  bool keep_wal) override;
-    asio::awaitable<void> fence(const Endpoint& endpoint) override;
-    asio::awaitable<Position> position(const Endpoint& endpoint) override;
-    asio::awaitable<void> set_superuser_verifier(const Endpoint& endpoint,
-                                                 std::string verifier) override;
+    asio::awaitable<std::unique_ptr<ParentSession>> fence(const Endpoint& endpoint) override;
     asio::awaitable<void> disable_subscriptions(const Endpoint& endpoint) override;
     asio::awaitable<void> checkpoint(const Endpoint& endpoint) override;
     asio::awaitable<void> verify_login(std::string host, int port, std::string password,
                                        std::string branch_id) override;
 
   private:
-    asio::awaitable<std::optional<ReadyFacts>> ask_ready(Endpoint endpoint, std::string& refusal);
+    asio::awaitable<std::optional<ReadyFacts>> ask_ready(Endpoint endpoint, std::string verifier,
+                                                         std::string& refusal);
     void learn_version(const std::filesystem::path& data_directory, const std::string& branch_id);
 
     BlockingPool& pool_;

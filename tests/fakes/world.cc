@@ -224,14 +224,23 @@ class FakeBackup final : public postgres::BackupSession {
     postgres::BackupStart start_;
 };
 
+class FakeParent final : public postgres::ParentSession {
+  public:
+    asio::awaitable<postgres::Position> position() override {
+        co_return postgres::Position{postgres::Lsn{200}, WallTime{}};
+    }
+};
+
 class FakePostgres final : public postgres::Postgres {
   public:
     explicit FakePostgres(World& world) : world_(world) {}
     asio::awaitable<postgres::ReadyFacts> await_ready(const std::filesystem::path&,
                                                       const postgres::Endpoint& endpoint,
                                                       std::function<asio::awaitable<bool>()>,
-                                                      std::chrono::milliseconds) override {
-        must_run(endpoint);
+                                                      std::chrono::milliseconds,
+                                                      std::string verifier) override {
+        FakeVolume& volume = must_run(endpoint);
+        if (!verifier.empty()) volume.password_of = endpoint.branch_id;
         co_return postgres::ReadyFacts{2, "42"};
     }
     asio::awaitable<postgres::ParentFacts> inspect_parent(
@@ -246,18 +255,11 @@ class FakePostgres final : public postgres::Postgres {
             std::make_unique<FakeBackup>(world_, endpoint.branch_id);
         co_return made;
     }
-    asio::awaitable<void> fence(const postgres::Endpoint& endpoint) override {
+    asio::awaitable<std::unique_ptr<postgres::ParentSession>> fence(
+        const postgres::Endpoint& endpoint) override {
         must_run(endpoint);
-        co_return;
-    }
-    asio::awaitable<postgres::Position> position(const postgres::Endpoint& endpoint) override {
-        must_run(endpoint);
-        co_return postgres::Position{postgres::Lsn{200}, WallTime{}};
-    }
-    asio::awaitable<void> set_superuser_verifier(const postgres::Endpoint& endpoint,
-                                                 std::string) override {
-        must_run(endpoint).password_of = endpoint.branch_id;
-        co_return;
+        std::unique_ptr<postgres::ParentSession> made = std::make_unique<FakeParent>();
+        co_return made;
     }
     asio::awaitable<void> disable_subscriptions(const postgres::Endpoint&) override { co_return; }
     asio::awaitable<void> checkpoint(const postgres::Endpoint&) override { co_return; }

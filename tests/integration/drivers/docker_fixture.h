@@ -214,10 +214,15 @@ class Boxed {
         write_config();
         drivers_.run(drivers_.runtime.start(spec(changes)));
     }
+    asio::awaitable<postgres::ReadyFacts> await_ready(std::chrono::milliseconds deadline,
+                                                      std::string verifier = "") {
+        auto alive = [this] { return is_running(); };
+        co_return co_await drivers_.postgres.await_ready(data(), endpoint(), alive, deadline,
+                                                         verifier);
+    }
     void ready() {
         try {
-            drivers_.run(drivers_.postgres.await_ready(
-                data(), endpoint(), [this] { return is_running(); }, 30s));
+            drivers_.run(await_ready(30s));
         } catch (const Error& error) {
             ADD_FAILURE() << error.what() << "\n" << log();
             throw;

@@ -191,10 +191,15 @@ class Instance {
         write_config(open);
         drivers_.run(drivers_.runtime.start(spec(changes)));
     }
-    postgres::ReadyFacts ready(std::chrono::milliseconds deadline = 30s) {
+    asio::awaitable<postgres::ReadyFacts> await_ready(std::chrono::milliseconds deadline,
+                                                      std::string verifier = "") {
         auto alive = [this] { return is_running(); };
+        co_return co_await drivers_.postgres.await_ready(data(), endpoint(), alive, deadline,
+                                                         verifier);
+    }
+    postgres::ReadyFacts ready(std::chrono::milliseconds deadline = 30s) {
         try {
-            return drivers_.run(drivers_.postgres.await_ready(data(), endpoint(), alive, deadline));
+            return drivers_.run(await_ready(deadline));
         } catch (const Error& error) {
             ADD_FAILURE() << error.what() << "\n" << log_tail();
             throw;

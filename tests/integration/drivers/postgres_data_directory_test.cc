@@ -310,9 +310,7 @@ TEST_F(DataDirectory, ACopyInBackupModeDoesNotStartWithoutItsLabel) {
     prepare(spec);
     fs::remove(clone.data() / "backup_label");
     clone.start();
-    auto alive = [&] { return clone.is_running(); };
-    const ErrorInfo error = drivers_.error_of(
-        drivers_.postgres.await_ready(clone.data(), clone.endpoint(), alive, 20s));
+    const ErrorInfo error = drivers_.error_of(clone.await_ready(20s));
     EXPECT_EQ(error.code, "postgres_refused") << clone.log_tail();
 }
 

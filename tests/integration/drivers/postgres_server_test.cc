@@ -30,9 +30,7 @@ TEST_F(PostgresServer, ReadinessIsNotWaitedForLongerThanAllowed) {
     Instance instance(drivers_);
     std::ofstream(instance.data() / "recovery.signal").close();
     instance.start({{"restore_command", "sleep 3; false"}});
-    auto alive = [&] { return instance.is_running(); };
-    const ErrorInfo error = drivers_.error_of(
-        drivers_.postgres.await_ready(instance.data(), instance.endpoint(), alive, 500ms));
+    const ErrorInfo error = drivers_.error_of(instance.await_ready(500ms));
     EXPECT_EQ(error.code, "postgres_not_ready");
     EXPECT_EQ(error.kind, ErrorKind::kTimeout);
 }
@@ -43,9 +41,7 @@ TEST_F(PostgresServer, AReadyPidFileOfAKilledServerIsNotReady) {
     const std::string stale = content_of(instance.data() / "postmaster.pid");
     instance.kill();
     std::ofstream(instance.data() / "postmaster.pid") << stale;
-    auto alive = [&] { return instance.is_running(); };
-    const ErrorInfo error = drivers_.error_of(
-        drivers_.postgres.await_ready(instance.data(), instance.endpoint(), alive, 5s));
+    const ErrorInfo error = drivers_.error_of(instance.await_ready(5s));
     EXPECT_EQ(error.code, "postgres_refused");
 }
 
@@ -62,7 +58,7 @@ TEST_F(PostgresServer, AnotherBranchOnTheSocketIsRefused) {
 
 TEST_F(PostgresServer, AServerThatDoesNotRunIsUnreachable) {
     Instance instance(drivers_);
-    const ErrorInfo error = drivers_.error_of(drivers_.postgres.position(instance.endpoint()));
+    const ErrorInfo error = drivers_.error_of(drivers_.postgres.fence(instance.endpoint()));
     EXPECT_EQ(error.code, "postgres_unreachable");
     EXPECT_EQ(error.kind, ErrorKind::kUnavailable);
 }
@@ -169,7 +165,7 @@ TEST_F(PostgresServer, OnlyTheVerifiersPasswordLogsIn) {
     drivers_.run(verify("of-the-parent", instance.id()));
 
     const std::string verifier = postgres::scram_verifier("of the 'branch\\");
-    drivers_.run(drivers_.postgres.set_superuser_verifier(instance.endpoint(), verifier));
+    drivers_.run(instance.await_ready(10s, verifier));
     drivers_.run(verify("of the 'branch\\", instance.id()));
     const ErrorInfo refused = drivers_.error_of(verify("of-the-parent", instance.id()));
     EXPECT_EQ(refused.code, "postgres_unreachable");
@@ -185,12 +181,9 @@ TEST_F(PostgresServer, AVerifierAppearsInNoLogAndAPasswordIsNeverSent) {
     Instance instance(drivers_);
     instance.start_ready({{"log_statement", "all"}, {"log_min_duration_statement", "0"}});
     const std::string verifier = postgres::scram_verifier("secret");
-    drivers_.run(drivers_.postgres.set_superuser_verifier(instance.endpoint(), verifier));
+    drivers_.run(instance.await_ready(10s, verifier));
     EXPECT_EQ(content_of(instance.log()).find("SCRAM-SHA-256$"), std::string::npos);
-    EXPECT_EQ(
-        drivers_.error_of(drivers_.postgres.set_superuser_verifier(instance.endpoint(), "secret"))
-            .code,
-        "verifier_invalid");
+    EXPECT_EQ(drivers_.error_of(instance.await_ready(10s, "secret")).code, "verifier_invalid");
 }
 
 TEST_F(PostgresServer, ABranchIsClosedUntilItsDoorIsOpened) {
@@ -292,11 +285,10 @@ TEST_F(PostgresServer, WhatUsersDefineDoesNotReachOurSessions) {
     if (Place::get().major() >= 17) {
         EXPECT_THROW(pqxx::connection connection(instance.conninfo()), pqxx::broken_connection);
     }
-    EXPECT_GT(drivers_.run(drivers_.postgres.position(instance.endpoint())).lsn.value, 0x1000000U);
-    drivers_.run(drivers_.postgres.fence(instance.endpoint()));
+    const auto session = drivers_.run(drivers_.postgres.fence(instance.endpoint()));
+    EXPECT_GT(drivers_.run(session->position()).lsn.value, 0x1000000U);
     drivers_.run(drivers_.postgres.checkpoint(instance.endpoint()));
-    drivers_.run(drivers_.postgres.set_superuser_verifier(instance.endpoint(),
-                                                          postgres::scram_verifier("x")));
+    drivers_.run(instance.await_ready(10s, postgres::scram_verifier("x")));
 }
 
 TEST_F(PostgresServer, AStatementThatTakesTooLongIsATimeout) {

@@ -82,8 +82,7 @@ TEST_P(RuntimeDockerImages, InitStartAndQueryOverThePortAndTheSocket) {
     EXPECT_EQ(branch.sql("SELECT current_user"), "postgres") << "root is postgres by peer";
 
     const std::string password = "a-password-of-this-branch";
-    drivers_.run(drivers_.postgres.set_superuser_verifier(branch.endpoint(),
-                                                          postgres::scram_verifier(password)));
+    drivers_.run(branch.await_ready(10s, postgres::scram_verifier(password)));
     const auto login = [&](const std::string& word) {
         return drivers_.postgres.verify_login("127.0.0.1", branch.port(), word, branch.id());
     };
@@ -401,8 +400,7 @@ TEST_F(RuntimeDocker, AnInstanceThatRefusesEndsAndItsLogSaysWhy) {
                 branch.data().native()});
     branch.start();
     const auto begin = steady_clock::now();
-    const ErrorInfo error = drivers_.error_of(drivers_.postgres.await_ready(
-        branch.data(), branch.endpoint(), [&] { return branch.is_running(); }, 20s));
+    const ErrorInfo error = drivers_.error_of(branch.await_ready(20s));
     EXPECT_EQ(error.code, "postgres_refused");
     EXPECT_LT(steady_clock::now() - begin, 3s);
     EXPECT_EQ(branch.log(), "FATAL:  this server never starts\n");

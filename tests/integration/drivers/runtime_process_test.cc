@@ -226,9 +226,7 @@ TEST_F(RuntimeProcess, StartsThoughAnOldPidFileNamesAnotherLiveProcess) {
 TEST_F(RuntimeProcess, TheLogSaysWhyAnInstanceDidNotStart) {
     Instance instance(drivers_);
     instance.start({{"shared_preload_libraries", "no_such_library"}});
-    auto alive = [&] { return instance.is_running(); };
-    const ErrorInfo error = drivers_.error_of(
-        drivers_.postgres.await_ready(instance.data(), instance.endpoint(), alive, 20s));
+    const ErrorInfo error = drivers_.error_of(instance.await_ready(20s));
     EXPECT_EQ(error.code, "postgres_refused");
     EXPECT_NE(instance.log_tail().find("no_such_library"), std::string::npos);
     instance.start_ready();
