@@ -25,6 +25,15 @@ void collect_warnings(Job& job, JobContext& context, Queue& queue, Batch& batch)
     }
 }
 
+void log_turn(const Job& job, const ErrorInfo& error) {
+    log::warning("a job failed and is undone", {{"job", job.id},
+                                                {"operation", job.operation},
+                                                {"target", job.target},
+                                                {"step", job.step},
+                                                {"code", error.code},
+                                                {"why", error.message + ": " + error.detail}});
+}
+
 /// Anything but an exception a driver may throw (a simulated crash, say) goes through.
 struct Failure {
     std::optional<ErrorInfo> error;
@@ -35,10 +44,13 @@ struct Failure {
 /// What lives as long as the daemon works on a job without a restart.
 struct Engine::Attempt {
     Job job;  ///< the copy that is changed and committed
+    std::shared_ptr<Cancellation> cancellation;
     JobContext context;
+    const OperationRegistry::Entry* operation;
     std::unique_ptr<Program> program;
     std::size_t row = 0;
-    int failures = 0;  ///< of this row, or of its undo
+    bool row_begun = false;  ///< perhaps, after a restart
+    int failures = 0;        ///< of this row, or of its undo
     int rewinds = 0;
 };
 
@@ -58,48 +70,116 @@ Engine::Engine(Queue& queue, const OperationRegistry& registry, const Clock& clo
 }
 
 asio::awaitable<void> Engine::run(std::uint64_t number) {
+    struct Membership {
+        std::set<std::uint64_t>& running;
+        std::uint64_t number;
+        ~Membership() { running.erase(number); }
+    };
+    running_.insert(number);
+    const Membership membership{running_, number};
     Job opened = queue_.open_job(number);
-    JobContext context(opened.id, opened.target, [this, number](StepProgress progress) {
-        queue_.show_progress(number, std::move(progress));
-    });
-    Attempt attempt{std::move(opened), std::move(context), nullptr, 0, 0, 0};
-    Job& job = attempt.job;
-    const auto* entry = registry_.find(job.operation);
+    const auto* operation = registry_.find(opened.operation);
     std::optional<std::size_t> row;
-    for (std::size_t i = 0; entry != nullptr && i < entry->steps.size(); ++i) {
-        if (entry->steps[i].name == job.step) row = i;
+    for (std::size_t i = 0; operation != nullptr && i < operation->steps.size(); ++i) {
+        if (operation->steps[i].name == opened.step) row = i;
     }
-    if (!row || job.version > entry->version) {
+    if (!row || opened.version > operation->version) {
         std::string why = fmt::format("this bpgd does not know how to resume {}@v{} at step \"{}\"",
-                                      job.operation, job.version, job.step);
-        co_await park(std::move(job), std::move(why));
+                                      opened.operation, opened.version, opened.step);
+        co_await park(std::move(opened), std::move(why));
         co_return;
     }
-    attempt.row = *row;
-    attempt.program = entry->make(attempt.context, job.data);
-    const bool resumed = job.started_at.has_value();
-    Batch batch;
-    if (resumed) {
-        metrics_.job_resumed(job.operation);
-        queue_.append_event(job, batch, "job_resumed", job.step,
-                            fmt::format("bpgd was restarted, going on at {}", job.step));
-        job.state = job.direction == Direction::kForward ? JobState::kRunning : JobState::kUndoing;
-        co_await queue_.commit(job, std::move(batch));
+    std::shared_ptr<Cancellation> cancellation = queue_.cancellation(number);
+    JobContext context(
+        opened.id, opened.target,
+        [this, number](StepProgress progress) {
+            queue_.show_progress(number, std::move(progress));
+        },
+        cancellation);
+    Attempt attempt{std::move(opened),
+                    std::move(cancellation),
+                    std::move(context),
+                    operation,
+                    nullptr,
+                    *row,
+                    false,
+                    0,
+                    0};
+    attempt.program = operation->make(attempt.context, attempt.job.data);
+    if (!attempt.job.fresh) {
+        co_await resume(attempt);
     } else {
         // Not a commit of its own: the one that ends the first row carries it.
-        job.started_at = clock_.now();
-        job.state = JobState::kRunning;
+        attempt.job.started_at = clock_.now();
+        attempt.job.state = JobState::kRunning;
         queue_.show(number, JobState::kRunning, "");
     }
     co_await walk(attempt);
 }
 
+/// Of a job that may have begun: bpgd was restarted, or somebody has it tried again.
+asio::awaitable<void> Engine::resume(Attempt& attempt) {
+    Job& job = attempt.job;
+    attempt.row_begun = true;
+    if (!job.started_at) job.started_at = clock_.now();
+    Batch batch;
+    if (!std::exchange(job.retried, false)) {
+        metrics_.job_resumed(job.operation);
+        if (queue_.predecessor_died() && ++job.deaths >= limits_.deaths_max) {
+            std::string why = fmt::format("bpgd died {} times, one after the other, at step \"{}\"",
+                                          job.deaths, job.step);
+            co_await park(job, std::move(why));
+            job.state = JobState::kStuck;
+            co_return;
+        }
+        queue_.append_event(job, batch, "job_resumed", job.step,
+                            fmt::format("bpgd was restarted, going on at {}", job.step));
+    }
+    job.state = job.direction == Direction::kForward ? JobState::kRunning : JobState::kUndoing;
+    co_await queue_.commit(job, std::move(batch));
+}
+
+asio::awaitable<void> Engine::end_unstarted(std::uint64_t number) {
+    Job job = queue_.open_job(number);
+    JobContext context(job.id, job.target, [](StepProgress) {}, queue_.cancellation(number));
+    Batch batch;
+    job.cancelled = true;
+    job.error = cancelled_error();
+    job.state = JobState::kCancelled;
+    job.finished_at = clock_.now();
+    queue_.append_event(job, batch, "job_cancelled", "",
+                        fmt::format("{} {} cancelled", job.operation, job.target));
+    registry_.find(job.operation)->make(context, job.data)->record_failure(*job.error, batch);
+    co_await queue_.commit(job, std::move(batch));
+    note_end(job);
+}
+
+void Engine::stop() {
+    stopping_ = true;
+    for (const std::uint64_t number : running_)
+        queue_.cancellation(number)->wake.notify();
+}
+
+/// Ends early when the job is cancelled or bpgd stops.
+asio::awaitable<void> Engine::pause(const Attempt& attempt, std::chrono::milliseconds duration) {
+    if (stopping_ || is_to_cancel(attempt)) co_return;
+    co_await attempt.cancellation->wake.wait_until(Steady::now() + duration);
+}
+
+/// Where a row is irreversible, only before it is begun.
+bool Engine::is_to_cancel(const Attempt& attempt) const {
+    if (attempt.job.direction != Direction::kForward) return false;
+    if (!attempt.cancellation->is_requested) return false;
+    return attempt.operation->steps[attempt.row].irreversible.empty() || !attempt.row_begun;
+}
+
 asio::awaitable<void> Engine::park(Job job, std::string why) {
     Batch batch;
     job.state = JobState::kStuck;
+    if (job.error) job.cause = std::move(job.error);
     job.error = ErrorInfo{ErrorKind::kInternal, "job_stuck", "the job is stuck", why,
-                          "nothing was lost; bpg job get shows where it stands"};
-    job.error_step = job.step;
+                          "nothing was lost; once the reason is gone: bpg job retry " + job.id};
+    if (job.error_step.empty()) job.error_step = job.step;
     queue_.append_event(job, batch, "job_stuck", job.step, why);
     log::error("a job is stuck", {{"job", job.id}, {"operation", job.operation}, {"why", why}});
     metrics_.attempt_finished(job.operation, "stuck");
@@ -108,7 +188,9 @@ asio::awaitable<void> Engine::park(Job job, std::string why) {
 
 asio::awaitable<void> Engine::walk(Attempt& attempt) {
     while (!is_final(attempt.job.state) && !stopping_) {
-        if (attempt.job.direction == Direction::kForward) {
+        if (is_to_cancel(attempt)) {
+            co_await turn(attempt, cancelled_error());
+        } else if (attempt.job.direction == Direction::kForward) {
             co_await step_forward(attempt);
         } else {
             co_await step_backward(attempt);
@@ -123,6 +205,8 @@ asio::awaitable<void> Engine::step_forward(Attempt& attempt) {
     record.started_at = clock_.now();
     crash_.reach(job.operation, job.step, "before_run");
     const auto began = Steady::now();
+    attempt.row_begun = true;
+    attempt.context.set_reversible(attempt.operation->steps[attempt.row].irreversible.empty());
     Failure failure;
     Progress progress = Done{};
     try {
@@ -133,7 +217,9 @@ asio::awaitable<void> Engine::step_forward(Attempt& attempt) {
     }
     if (failure.error) {
         const bool temporary = failure.error->kind == ErrorKind::kUnavailable;
-        if (temporary && ++attempt.failures < limits_.step_failures_max) {
+        if (is_to_cancel(attempt)) {
+            co_await turn(attempt, cancelled_error());
+        } else if (temporary && ++attempt.failures < limits_.step_failures_max) {
             co_await retry_row(attempt, *failure.error);
         } else {
             co_await turn(attempt, std::move(*failure.error));
@@ -142,7 +228,7 @@ asio::awaitable<void> Engine::step_forward(Attempt& attempt) {
     }
     if (const auto* wait = std::get_if<Wait>(&progress)) {
         queue_.show(job.number, JobState::kWaiting, wait->for_what);
-        co_await pause_for(wait->delay);
+        co_await pause(attempt, wait->delay);
         queue_.show(job.number, JobState::kRunning, "");
         co_return;
     }
@@ -168,6 +254,8 @@ asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms) {
     attempt.program->record(attempt.row, batch);
     job.data = attempt.program->draft();
     attempt.failures = 0;
+    attempt.row_begun = false;
+    job.deaths = 0;
     const bool last = attempt.row + 1 == job.steps.size();
     if (last) {
         job.state = JobState::kSucceeded;
@@ -197,25 +285,26 @@ asio::awaitable<void> Engine::retry_row(Attempt& attempt, const ErrorInfo& error
         {{"code", error.code}, {"detail", error.detail}});
     metrics_.attempt_finished(job.operation, "retried");
     co_await queue_.commit(job, std::move(batch));
-    co_await pause_for(delay);
+    co_await pause(attempt, delay);
     job.state = JobState::kRunning;
     queue_.show(job.number, JobState::kRunning, "");
 }
 
 asio::awaitable<void> Engine::turn(Attempt& attempt, ErrorInfo error) {
     Job& job = attempt.job;
-    log::warning("a job failed and is undone", {{"job", job.id},
-                                                {"operation", job.operation},
-                                                {"target", job.target},
-                                                {"step", job.step},
-                                                {"code", error.code},
-                                                {"why", error.message + ": " + error.detail}});
+    job.cancelled = error.code == cancelled_error().code;
     Batch batch;
     collect_warnings(job, attempt.context, queue_, batch);
-    queue_.append_event(job, batch, "job_undoing", job.step,
-                        fmt::format("{} failed: {}", job.step, error.message),
-                        {{"code", error.code}, {"detail", error.detail}});
-    job.steps[attempt.row].state = "failed";
+    if (job.cancelled) {
+        queue_.append_event(job, batch, "job_undoing", job.step,
+                            fmt::format("cancelled at {}", job.step), {{"code", error.code}});
+    } else {
+        log_turn(job, error);
+        queue_.append_event(job, batch, "job_undoing", job.step,
+                            fmt::format("{} failed: {}", job.step, error.message),
+                            {{"code", error.code}, {"detail", error.detail}});
+        job.steps[attempt.row].state = "failed";
+    }
     job.state = JobState::kUndoing;
     job.direction = Direction::kUndo;
     job.error = std::move(error);
@@ -264,7 +353,7 @@ asio::awaitable<void> Engine::step_backward(Attempt& attempt) {
                                           failure.error->message, failure.error->detail));
                 job.state = JobState::kStuck;
             } else {
-                co_await pause_for(limits_.backoff(attempt.failures));
+                co_await pause(attempt, limits_.backoff(attempt.failures));
             }
             co_return;
         }
@@ -278,6 +367,7 @@ asio::awaitable<void> Engine::finish_undo(Attempt& attempt) {
     Job& job = attempt.job;
     const std::string step = job.step;
     const bool had_undo = attempt.program->has_undo(attempt.row);
+    job.deaths = 0;
     const bool rewound = job.direction == Direction::kRewind && job.step == job.rewind_to;
     const bool ended = job.direction == Direction::kUndo && attempt.row == 0;
     StepRecord& record = job.steps[attempt.row];
@@ -293,10 +383,15 @@ asio::awaitable<void> Engine::finish_undo(Attempt& attempt) {
     if (had_undo) queue_.append_event(job, batch, "step_undone", step, record.purpose);
     if (ended) {
         attempt.program->record_failure(*job.error, batch);
-        job.state = JobState::kFailed;
+        job.state = job.cancelled ? JobState::kCancelled : JobState::kFailed;
         job.finished_at = clock_.now();
-        queue_.append_event(job, batch, "job_failed", job.error_step, job.error->message,
-                            {{"code", job.error->code}});
+        if (job.cancelled) {
+            queue_.append_event(job, batch, "job_cancelled", job.error_step,
+                                fmt::format("{} {} cancelled", job.operation, job.target));
+        } else {
+            queue_.append_event(job, batch, "job_failed", job.error_step, job.error->message,
+                                {{"code", job.error->code}});
+        }
     }
     // A row without an undo changed nothing: its step back costs no commit.
     if (had_undo || rewound || ended) co_await queue_.commit(job, std::move(batch));

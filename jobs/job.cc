@@ -101,6 +101,9 @@ nlohmann::json to_record(const Job& job) {
             {"warnings", job.warnings},
             {"error", job.error ? nlohmann::json(*job.error) : nlohmann::json(nullptr)},
             {"error_step", job.error_step},
+            {"cause", job.cause ? nlohmann::json(*job.cause) : nlohmann::json(nullptr)},
+            {"cancelled", job.cancelled},
+            {"deaths", job.deaths},
             {"locks", std::move(locks)},
             {"last_seq", job.last_seq},
             {"mode", job.mode}};
@@ -133,6 +136,11 @@ Job from_record(const nlohmann::json& record) {
         job.error = record["error"].get<ErrorInfo>();
     }
     job.error_step = record.value("error_step", "");
+    if (record.contains("cause") && record["cause"].is_object()) {
+        job.cause = record["cause"].get<ErrorInfo>();
+    }
+    job.cancelled = record.value("cancelled", false);
+    job.deaths = record.value("deaths", 0);
     for (const auto& lock : record.value("locks", nlohmann::json::array())) {
         job.locks.push_back({lock.value("resource", ""), lock.value("exclusive", true),
                              lock.value("shown_as", "")});

@@ -4,7 +4,8 @@
 //   queued ──▶ running ──▶ succeeded
 //     │         │ ▲  └──▶ undoing ──▶ failed | cancelled
 //     ▼         ▼ │          │
-//   waiting   retrying       └──▶ stuck   (undo kept failing, or a record nobody understands)
+//   waiting   retrying       └──▶ stuck   (undo kept failing, bpgd kept dying in a row, or a record
+//                                          nobody understands; `job retry` goes on with it)
 //
 // queued: not started, a lock or slot is missing (waiting_for says which). waiting: a step looks
 // again later. retrying: a step met something temporary and is tried again after a back-off.
@@ -87,7 +88,13 @@ struct Job {
     std::vector<std::string> warnings;
     std::optional<ErrorInfo> error;
     std::string error_step;
-    std::string waiting_for;               ///< not persisted
+    /// Of a stuck job that was being undone: why. `error` says why it is stuck.
+    std::optional<ErrorInfo> cause;
+    bool cancelled = false;   ///< it is undone because it was cancelled
+    int deaths = 0;           ///< of bpgd in the row it is in, one after the other
+    bool retried = false;     ///< not persisted: it goes on because of `job retry`
+    bool fresh = false;       ///< not persisted: no earlier bpgd can have done anything for it
+    std::string waiting_for;  ///< not persisted
     std::optional<StepProgress> progress;  ///< not persisted
     std::vector<Lock> locks;
     std::uint64_t last_seq = 0;  ///< of its newest event
@@ -100,8 +107,8 @@ nlohmann::json to_record(const Job& job);
 Job from_record(const nlohmann::json& record);
 
 /// One fact about a job. `seq` counts from 1 without gaps, over restarts too. Types: job_queued,
-/// job_started, step_done, step_retry, step_waiting, job_resumed, job_undoing, job_rewinding,
-/// step_undone, job_succeeded, job_failed, job_cancelled, job_stuck, warning.
+/// job_started, step_done, step_retry, step_waiting, job_resumed, job_retried, job_undoing,
+/// job_rewinding, step_undone, job_succeeded, job_failed, job_cancelled, job_stuck, warning.
 struct Event {
     std::uint64_t seq = 0;
     WallTime at{};

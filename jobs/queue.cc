@@ -20,6 +20,13 @@ std::string job_key(std::uint64_t number) {
 std::string active_key(std::uint64_t number) {
     return std::string(kinds::kActive) + big_endian(number);
 }
+std::string cancel_key(std::uint64_t number) {
+    return std::string(kinds::kCancel) + big_endian(number);
+}
+/// There while no daemon runs and the last one ended in good order.
+std::string orderly_end_key() {
+    return std::string(kinds::kMeta) + "orderly_end";
+}
 std::string event_prefix(std::uint64_t number) {
     return std::string(kinds::kEvent) + big_endian(number);
 }
@@ -66,7 +73,22 @@ void Queue::load() {
         if (auto job = read(number)) open_.emplace(number, std::make_unique<Job>(std::move(*job)));
         return true;
     });
+    load_cancellations();
     load_failures();
+    predecessor_died_ = !store_.get(orderly_end_key()).has_value();
+    if (!predecessor_died_) leftovers_.remove(orderly_end_key());
+}
+
+void Queue::load_cancellations() {
+    store_.scan(kinds::kCancel, [this](std::string_view key, std::string_view) {
+        const std::uint64_t number = from_big_endian(key.substr(kinds::kCancel.size()));
+        if (open_.contains(number)) {
+            cancellation(number)->is_requested = true;
+        } else {
+            leftovers_.remove(std::string(key));
+        }
+        return true;
+    });
 }
 
 void Queue::load_failures() {
@@ -122,20 +144,16 @@ asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
             {std::string(step.name), std::string(step.purpose), "pending", {}, {}});
     }
     job->step = job->steps.front().name;
+    reservation.add(std::exchange(leftovers_, {}));
     append_event(*job, reservation, "job_queued", "",
                  fmt::format("{} {} queued", job->operation, job->target));
     reservation.put(std::string(kinds::kJobId) + job->id, big_endian(job->number));
     reservation.put(active_key(job->number), "");
-    if (!submission.idempotency_key.empty()) {
-        const nlohmann::json record{{"number", job->number},
-                                    {"hash", submission.request_hash},
-                                    {"at", job->created_at.time_since_epoch().count()}};
-        reservation.put(std::string(kinds::kIdempotency) + submission.idempotency_key,
-                        json_text(record));
-    }
+    remember(submission.key, job->number, reservation);
     reservation.put(job_key(job->number), json_text(to_record(*job)));
     // Only a durable job may run: an effect before its intent is on disk could never be undone.
     job->durable = false;
+    job->fresh = true;
     Job& placed = *job;
     open_.emplace(placed.number, std::move(job));
     co_await store_.commit(std::move(reservation));
@@ -145,13 +163,20 @@ asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
     co_return answer;
 }
 
-std::optional<Job> Queue::find_by_key(const std::string& key,
-                                      const std::string& request_hash) const {
-    if (key.empty()) return std::nullopt;
-    const auto value = store_.get(std::string(kinds::kIdempotency) + key);
+void Queue::remember(const RequestKey& key, std::uint64_t number, Batch& batch) const {
+    if (key.idempotency_key.empty()) return;
+    const nlohmann::json record{{"number", number},
+                                {"hash", key.request_hash},
+                                {"at", clock_.now().time_since_epoch().count()}};
+    batch.put(std::string(kinds::kIdempotency) + key.idempotency_key, json_text(record));
+}
+
+std::optional<Job> Queue::find_by_key(const RequestKey& key) const {
+    if (key.idempotency_key.empty()) return std::nullopt;
+    const auto value = store_.get(std::string(kinds::kIdempotency) + key.idempotency_key);
     if (!value) return std::nullopt;
     const auto record = nlohmann::json::parse(*value);
-    if (record.value("hash", "") != request_hash) {
+    if (record.value("hash", "") != key.request_hash) {
         throw Error(ErrorKind::kInvalid, "idempotency_key_reused",
                     "this Idempotency-Key was used for another request",
                     "a key stands for exactly one request", "send a new key");
@@ -257,6 +282,105 @@ std::vector<Event> Queue::events(const Job& job, std::uint64_t after, std::size_
     return events;
 }
 
+std::shared_ptr<Cancellation> Queue::cancellation(std::uint64_t number) {
+    auto& found = cancellations_[number];
+    if (!found) found = std::make_shared<Cancellation>();
+    return found;
+}
+
+bool Queue::is_cancel_requested(std::uint64_t number) const {
+    const auto found = cancellations_.find(number);
+    return found != cancellations_.end() && found->second->is_requested;
+}
+
+/// As get(), of a job that no crash can take back any more.
+asio::awaitable<Job> Queue::find_durable(std::string id_or_prefix) {
+    while (true) {
+        Job job = get(id_or_prefix);
+        if (job.durable) co_return job;
+        co_await changed_.wait_until(std::chrono::steady_clock::time_point::max());
+    }
+}
+
+void Queue::refuse_cancel(const Job& job) const {
+    const std::string wait = "wait for it: bpg job tail -f " + job.id;
+    const bool is_stuck = job.state == JobState::kStuck;
+    if (is_final(job.state) && !is_stuck) {
+        throw Error(ErrorKind::kConflict, "job_ended", "job " + job.id + " has ended already",
+                    fmt::format("{} {} {}", job.operation, job.target, to_string(job.state)),
+                    "there is nothing left to cancel");
+    }
+    if (job.direction == Direction::kUndo && !job.cancelled) {
+        const ErrorInfo& why = job.cause ? *job.cause : *job.error;
+        throw Error(ErrorKind::kConflict, "job_undoing",
+                    "job " + job.id + " is being undone already",
+                    fmt::format("{} failed: {}", job.error_step, why.message),
+                    is_stuck ? "it is stuck; go on with: bpg job retry " + job.id : wait);
+    }
+    const auto* entry = registry_.find(job.operation);
+    const bool begun = !job.fresh || job.state != JobState::kQueued;
+    for (std::size_t i = 0; begun && entry != nullptr && i < entry->steps.size(); ++i) {
+        const StepName& row = entry->steps[i];
+        if (row.name != job.step || row.irreversible.empty()) continue;
+        throw Error(ErrorKind::kConflict, "job_irreversible",
+                    "job " + job.id + " can no longer be cancelled",
+                    fmt::format("{} {} is at step {}: {}", job.operation, job.target, job.step,
+                                row.irreversible),
+                    wait);
+    }
+}
+
+asio::awaitable<Job> Queue::request_cancel(std::string id_or_prefix, RequestKey key) {
+    Job job = co_await find_durable(std::move(id_or_prefix));
+    if (job.cancelled) co_return job;
+    refuse_cancel(job);
+    const std::shared_ptr<Cancellation> cancel = cancellation(job.number);
+    Batch batch;
+    remember(key, job.number, batch);
+    cancel->is_requested = true;
+    batch.put(cancel_key(job.number), "");
+    if (job.state == JobState::kStuck) {
+        // Nobody works on it: it goes on from here, and is undone.
+        job.state = JobState::kRunning;
+        job.error.reset();
+        job.deaths = 0;
+        job.retried = true;
+        co_await commit(job, std::move(batch));
+    } else {
+        co_await store_.commit(std::move(batch));
+    }
+    cancel->wake.notify();
+    changed_.notify();
+    co_return get(job.id);
+}
+
+asio::awaitable<Job> Queue::retry(std::string id_or_prefix, RequestKey key) {
+    Job job = co_await find_durable(std::move(id_or_prefix));
+    if (job.state != JobState::kStuck) {
+        throw Error(ErrorKind::kConflict, "job_not_stuck", "job " + job.id + " is not stuck",
+                    fmt::format("{} {} is {}", job.operation, job.target, to_string(job.state)),
+                    is_final(job.state) ? "to have it done again, give the command again"
+                                        : "it goes on by itself: bpg job tail -f " + job.id);
+    }
+    Batch batch;
+    remember(key, job.number, batch);
+    job.state = job.direction == Direction::kForward ? JobState::kRunning : JobState::kUndoing;
+    job.error = std::exchange(job.cause, std::nullopt);
+    if (!job.error) job.error_step.clear();
+    job.deaths = 0;
+    job.retried = true;
+    ++job.attempt;
+    append_event(job, batch, "job_retried", job.step, "tried again, going on at " + job.step);
+    co_await commit(job, std::move(batch));
+    co_return get(job.id);
+}
+
+asio::awaitable<void> Queue::note_orderly_end() {
+    Batch batch;
+    batch.put(orderly_end_key(), "");
+    co_await store_.commit(std::move(batch));
+}
+
 std::shared_ptr<Signal> Queue::signal_of(const std::string& job_id) {
     auto& signal = signals_[job_id];
     if (!signal) signal = std::make_shared<Signal>();
@@ -304,10 +428,13 @@ asio::awaitable<void> Queue::commit(Job job, Batch batch) {
     const bool ended = is_final(job.state) && job.state != JobState::kStuck;
     batch.put(job_key(job.number), json_text(to_record(job)));
     if (ended) batch.remove(active_key(job.number));
+    if (ended || job.cancelled) batch.remove(cancel_key(job.number));
+    batch.add(std::exchange(leftovers_, {}));
     co_await store_.commit(std::move(batch));
     const std::string id = job.id;
     if (job.state == JobState::kFailed) failures_.push_back(*job.finished_at);
     if (ended) {
+        cancellations_.erase(job.number);
         open_.erase(job.number);
     } else {
         *open_.at(job.number) = std::move(job);

@@ -27,6 +27,12 @@ struct QueueLimits {
     std::size_t queued_max = 1000;  ///< open jobs; one more is kExhausted `queue_full`
 };
 
+/// Who asks, as far as repeating the request goes.
+struct RequestKey {
+    std::string idempotency_key;  ///< the caller's, may be empty
+    std::string request_hash;     ///< of the request that carried the key
+};
+
 struct Submission {
     std::string operation;
     std::string target;
@@ -35,9 +41,8 @@ struct Submission {
     std::vector<Lock> locks;
     Priority priority = Priority::kInteractive;
     std::string mode;
-    std::string idempotency_key;  ///< the caller's, may be empty
-    std::string request_hash;     ///< of the request that carried the key
-    std::string job_id;           ///< fixed beforehand, since identities on disk carry it
+    RequestKey key;
+    std::string job_id;  ///< fixed beforehand, since identities on disk carry it
 };
 
 struct JobFilter {
@@ -71,7 +76,7 @@ class Queue {
 
     /// The job that an idempotency key stands for; nothing for a new key; throws kInvalid
     /// `idempotency_key_reused` when the request was another one.
-    std::optional<Job> find_by_key(const std::string& key, const std::string& request_hash) const;
+    std::optional<Job> find_by_key(const RequestKey& key) const;
     /// An open job of the same operation, target and parameters, once it is durable: the caller
     /// attaches to it instead of submitting another.
     asio::awaitable<std::optional<Job>> find_open_same(std::string operation, std::string target,
@@ -95,12 +100,25 @@ class Queue {
     const std::map<std::uint64_t, std::unique_ptr<Job>>& open_jobs() const { return open_; }
     /// Notified whenever a job is submitted or ends.
     Signal& changed() { return changed_; }
+
+    /// Asks for an open job to be undone and ended; durable when this returns. Whoever works on it
+    /// does so at the next boundary. Asking again changes nothing. By id or unique prefix; refused
+    /// with kConflict: `job_ended`, `job_undoing`, `job_irreversible`.
+    asio::awaitable<Job> request_cancel(std::string id_or_prefix, RequestKey key);
+    /// Lets a stuck job go on where it stands; any other is refused: kConflict `job_not_stuck`.
+    asio::awaitable<Job> retry(std::string id_or_prefix, RequestKey key);
     /// Jobs that failed within the last 24 hours.
     std::size_t failed_last_day();
 
     // What the engine uses. It changes a copy of a job and commits the copy, so nobody ever sees a
     // state that is not on disk.
     const Job& open_job(std::uint64_t number) const { return *open_.at(number); }
+    std::shared_ptr<Cancellation> cancellation(std::uint64_t number);
+    bool is_cancel_requested(std::uint64_t number) const;
+    /// Whether the daemon before this one ended without saying so.
+    bool predecessor_died() const { return predecessor_died_; }
+    /// Says so.
+    asio::awaitable<void> note_orderly_end();
     /// For display only, not persisted.
     void show(std::uint64_t number, JobState state, std::string waiting_for);
     void show_progress(std::uint64_t number, StepProgress progress);
@@ -114,6 +132,10 @@ class Queue {
     std::optional<Job> read(std::uint64_t number) const;
     std::shared_ptr<Signal> signal_of(const std::string& job_id);
     void load_failures();
+    void load_cancellations();
+    void refuse_cancel(const Job& job) const;
+    void remember(const RequestKey& key, std::uint64_t number, Batch& batch) const;
+    asio::awaitable<Job> find_durable(std::string id_or_prefix);
 
     Store& store_;
     const OperationRegistry& registry_;
@@ -122,7 +144,10 @@ class Queue {
     std::uint64_t next_number_ = 1;
     std::map<std::uint64_t, std::unique_ptr<Job>> open_;
     std::map<std::string, std::shared_ptr<Signal>> signals_;  ///< of open jobs that are waited for
-    std::deque<WallTime> failures_;                           ///< when jobs failed, oldest first
+    std::map<std::uint64_t, std::shared_ptr<Cancellation>> cancellations_;  ///< of open jobs
+    bool predecessor_died_ = false;
+    Batch leftovers_;                ///< goes with the next commit
+    std::deque<WallTime> failures_;  ///< when jobs failed, oldest first
     Signal changed_;
 };
 

@@ -45,6 +45,11 @@ void Runner::dispatch() {
             waiting.push_back(job.get());
         }
     }
+    const auto cancelled = std::partition(waiting.begin(), waiting.end(),
+                                          [this](const Job* job) { return !is_to_end(*job); });
+    for (auto it = cancelled; it != waiting.end(); ++it)
+        spawn(**it, engine_.end_unstarted((*it)->number));
+    waiting.erase(cancelled, waiting.end());
     std::sort(waiting.begin(), waiting.end(), comes_before);
     std::vector<const Job*> passed;
     for (const Job* job : waiting) {
@@ -63,7 +68,7 @@ void Runner::dispatch() {
         }
         if (why.empty() && running_.size() >= limits_.running_max) why = "a free slot";
         if (why.empty()) {
-            start(*job);
+            spawn(*job, engine_.run(job->number));
         } else {
             queue_.show(job->number, job->state, std::move(why));
             passed.push_back(job);
@@ -85,10 +90,15 @@ std::string Runner::blocked_by(const Job& job, const Lock& lock) const {
     return {};
 }
 
-void Runner::start(const Job& job) {
+/// Cancelled before anything was done for it.
+bool Runner::is_to_end(const Job& job) const {
+    return job.fresh && job.state == JobState::kQueued && queue_.is_cancel_requested(job.number);
+}
+
+void Runner::spawn(const Job& job, asio::awaitable<void> work) {
     const std::uint64_t number = job.number;
     running_.insert(number);
-    asio::co_spawn(loop_, engine_.run(number), [this, number](std::exception_ptr failure) {
+    asio::co_spawn(loop_, std::move(work), [this, number](std::exception_ptr failure) {
         running_.erase(number);
         if (failure) failed_(failure);
         ended_.notify();

@@ -38,7 +38,8 @@ class Runner {
     void dispatch();
     /// Why a lock cannot be had now; empty when it can.
     std::string blocked_by(const Job& job, const Lock& lock) const;
-    void start(const Job& job);
+    bool is_to_end(const Job& job) const;
+    void spawn(const Job& job, asio::awaitable<void> work);
 
     asio::any_io_executor loop_;
     Queue& queue_;

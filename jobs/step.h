@@ -21,6 +21,7 @@
 #include <variant>
 #include <vector>
 
+#include "jobs/cancellation.h"
 #include "jobs/step_progress.h"
 #include "jobs/store.h"
 #include "orchestrator/base/error.h"
@@ -57,11 +58,14 @@ struct Step {
     asio::awaitable<Progress> (Op::*run)(typename Op::State&);
     asio::awaitable<void> (Op::*undo)(const typename Op::State&);
     void (Op::*record)(const typename Op::State&, Batch&) const;
+    /// From this row on the job is not cancelled, and this is why. Empty: it is.
+    std::string_view irreversible = {};
 };
 
 struct StepName {
     std::string_view name;
     std::string_view purpose;
+    std::string_view irreversible;  ///< of the first row up to this one that says so
 };
 
 /// What a running step may tell about itself. Lives as long as the attempt.
@@ -69,8 +73,12 @@ class JobContext {
   public:
     using ShowProgress = std::function<void(StepProgress)>;
 
-    JobContext(std::string job_id, std::string target, ShowProgress show)
-        : job_id_(std::move(job_id)), target_(std::move(target)), show_(std::move(show)) {}
+    JobContext(std::string job_id, std::string target, ShowProgress show,
+               std::shared_ptr<const Cancellation> cancellation)
+        : job_id_(std::move(job_id)),
+          target_(std::move(target)),
+          show_(std::move(show)),
+          cancellation_(std::move(cancellation)) {}
     const std::string& job_id() const { return job_id_; }
     const std::string& target() const { return target_; }
     /// Shown with the job and its object; committed with the row that said it.
@@ -78,11 +86,21 @@ class JobContext {
     /// How far the row is, for display; forgotten when it ends. Loop thread.
     void show_progress(StepProgress progress) const { show_(std::move(progress)); }
     std::vector<std::string> take_warnings() { return std::exchange(warnings_, {}); }
+    /// Asked by a row that may take long, wherever it can end early. Any thread.
+    bool is_cancelled() const { return is_reversible_ && cancellation_->is_requested; }
+    /// Throws the error of a cancelled job. Any thread.
+    void throw_if_cancelled() const {
+        if (is_cancelled()) throw Error(cancelled_error());
+    }
+    /// Of the row that is about to run; said by the engine.
+    void set_reversible(bool is_reversible) { is_reversible_ = is_reversible; }
 
   private:
     std::string job_id_;
     std::string target_;
     ShowProgress show_;
+    std::shared_ptr<const Cancellation> cancellation_;
+    bool is_reversible_ = true;
     std::vector<std::string> warnings_;
 };
 
@@ -90,7 +108,6 @@ class JobContext {
 class Program {
   public:
     virtual ~Program() = default;
-    virtual std::span<const StepName> steps() const = 0;
     /// Works on a draft of the State; accept() keeps it, otherwise the next run() starts afresh.
     virtual asio::awaitable<Progress> run(std::size_t row) = 0;
     virtual bool has_undo(std::size_t row) const = 0;
@@ -110,11 +127,7 @@ template <class Op>
 class TableProgram final : public Program {
   public:
     TableProgram(std::unique_ptr<Op> op, const nlohmann::json& state)
-        : op_(std::move(op)), state_(state.get<typename Op::State>()), draft_(state_) {
-        for (const Step<Op>& step : Op::steps())
-            names_.push_back({step.name, step.purpose});
-    }
-    std::span<const StepName> steps() const override { return names_; }
+        : op_(std::move(op)), state_(state.get<typename Op::State>()), draft_(state_) {}
     asio::awaitable<Progress> run(std::size_t row) override {
         draft_ = state_;  // a step that fails leaves no trace in the State
         return (*op_.*Op::steps()[row].run)(draft_);
@@ -137,7 +150,6 @@ class TableProgram final : public Program {
     std::unique_ptr<Op> op_;
     typename Op::State state_;
     typename Op::State draft_;
-    std::vector<StepName> names_;
 };
 
 /// A table that repeats or forgets a name does not compile.
@@ -166,8 +178,10 @@ class OperationRegistry {
     template <class Op, class MakeOp>
     void add(MakeOp make_op) {
         Entry entry;
+        std::string_view irreversible;
         for (const Step<Op>& step : Op::steps()) {
-            entry.steps.push_back({step.name, step.purpose});
+            if (irreversible.empty()) irreversible = step.irreversible;
+            entry.steps.push_back({step.name, step.purpose, irreversible});
             entry.has_undo.push_back(step.undo != nullptr);
         }
         entry.make = [make_op](JobContext& context, const nlohmann::json& state) {

@@ -13,11 +13,13 @@
 // reads the truth. Reads block for microseconds on cached data; scans are for start-up and pools.
 #pragma once
 
+#include <algorithm>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/awaitable.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
@@ -41,6 +43,7 @@ inline constexpr std::string_view kMeta = "me";
 inline constexpr std::string_view kJob = "jb";          ///< + big-endian job number
 inline constexpr std::string_view kJobId = "ji";        ///< + job id, value: number
 inline constexpr std::string_view kActive = "ac";       ///< + big-endian number of an open job
+inline constexpr std::string_view kCancel = "cn";       ///< + the same, of one to be cancelled
 inline constexpr std::string_view kEvent = "ev";        ///< + big-endian number + big-endian seq
 inline constexpr std::string_view kIdempotency = "ik";  ///< + caller's key
 inline constexpr std::string_view kDatabase = "db";     ///< + database id
@@ -68,6 +71,9 @@ class Batch {
     }
     void remove(std::string key) { entries_.emplace_back(std::move(key), std::nullopt); }
     bool empty() const { return entries_.empty(); }
+    void add(Batch other) {
+        std::move(other.entries_.begin(), other.entries_.end(), std::back_inserter(entries_));
+    }
 
   private:
     friend class Store;

@@ -387,6 +387,7 @@ void Daemon::run() {
         if (!co_await runner_.drain(kDrain)) {
             log::warning("some steps did not end in time and are gone on with at the next start");
         }
+        co_await queue_.note_orderly_end();
         end(0);
     };
     spawn(stop(), "stop");
@@ -398,7 +399,7 @@ void Daemon::run() {
 void Daemon::end(int code) {
     store_.close();
     // No destructors: suspended coroutines hold references into everything, and the next start
-    // treats an orderly end and a SIGKILL alike.
+    // resumes jobs after an orderly end as it does after a SIGKILL.
     std::_Exit(code);
 }
 

@@ -52,6 +52,69 @@ void print_event(const Session& session, const std::string& line, const nlohmann
         text_of(event, "message").empty() ? "" : "  " + one_line(text_of(event, "message"))));
 }
 
+/// The number of the newest event.
+std::int64_t last_event(Session& session, const std::string& target) {
+    std::int64_t last = 0;
+    try {
+        session.client().stream(target + "/events", [&last](const std::string& line) {
+            const nlohmann::json event = nlohmann::json::parse(line, nullptr, false);
+            const nlohmann::json& seq = member(event, "seq");
+            if (seq.is_number_integer()) last = seq.get<std::int64_t>();
+        });
+    } catch (const Unreachable& lost) {
+        throw unreachable_failure(session.client(), lost.what());
+    } catch (const DeadlinePassed&) {
+        throw no_answer_failure(*session.globals().timeout);
+    }
+    return last;
+}
+
+Failure not_cancelled(const nlohmann::json& job) {
+    const std::string id = text_of(job, "id");
+    return {ExitCode::kConflict,
+            {ErrorKind::kConflict, "job_not_cancelled",
+             fmt::format("job {} ended before it could be cancelled", id),
+             fmt::format("{} {} {}", text_of(job, "operation"), text_of(job, "target"),
+                         text_of(job, "state")),
+             fmt::format("see what it did: bpg job get {}", id)},
+            id};
+}
+
+/// Follows the job to its end; only what happens from now on is news.
+nlohmann::json wait_for_end(Session& session, const nlohmann::json& job, std::int64_t seen) {
+    const bool colour = session.terminal().err_colour;
+    return follow(session, text_of(job, "id"), seen, Patience::kTenSeconds,
+                  [&session, colour](const std::string&, const nlohmann::json& event) {
+                      const std::string line = event_line(event, colour);
+                      if (!line.empty() && !session.json()) session.note(line);
+                  });
+}
+
+int cancel(Session& session, const Arguments& arguments) {
+    const std::string target = job_target(arguments.at("ID"));
+    const std::int64_t seen = last_event(session, target);
+    const nlohmann::json asked = submit(session, {"POST", target + "/cancel", nullptr});
+    if (session.globals().no_wait) {
+        show_object(session, asked);
+        return 0;
+    }
+    const nlohmann::json job = wait_for_end(session, asked, seen);
+    if (text_of(job, "state") != "cancelled") throw not_cancelled(job);
+    show_object(session, job);
+    return 0;
+}
+
+int retry(Session& session, const Arguments& arguments) {
+    const std::string target = job_target(arguments.at("ID"));
+    const std::int64_t seen = last_event(session, target);
+    const nlohmann::json asked = submit(session, {"POST", target + "/retry", nullptr});
+    const nlohmann::json job =
+        session.globals().no_wait ? asked : wait_for_end(session, asked, seen);
+    if (!session.globals().no_wait && !succeeded(job)) throw failure_of_job(job);
+    show_object(session, job);
+    return 0;
+}
+
 int tail(Session& session, const Arguments& arguments) {
     std::int64_t after = 0;
     if (const auto from = arguments.find("--from-event")) {
@@ -104,6 +167,16 @@ std::span<const Command> job_commands() {
          tail,
          false,
          "bpg job tail -f 7k3m"},
+        {"job cancel",
+         "undo an open job and end it",
+         {{"ID", "its id, or the beginning of it"}},
+         {},
+         cancel},
+        {"job retry",
+         "let a stuck job go on",
+         {{"ID", "its id, or the beginning of it"}},
+         {},
+         retry},
     };
     return kCommands;
 }

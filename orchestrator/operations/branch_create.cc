@@ -17,7 +17,7 @@ constexpr std::string_view kTakeSnapshot = "take_snapshot";
 constexpr std::string_view kSessionEnded =
     "the backup session of the snapshot ended with the daemon";
 
-storage::CopyPlan copy_plan() {
+storage::CopyPlan copy_plan(const jobs::JobContext& context) {
     const postgres::BackupExclusions& exclusions = postgres::backup_exclusions();
     storage::CopyPlan plan;
     for (const std::string& directory : exclusions.empty_directories) {
@@ -29,17 +29,19 @@ storage::CopyPlan copy_plan() {
     plan.skipped_prefixes = exclusions.skipped_prefixes;
     plan.last = "data/" + exclusions.last;
     plan.last_is_whole = postgres::control_file_is_whole;
+    plan.may_go_on = [&context] { context.throw_if_cancelled(); };
     return plan;
 }
 
 /// A parent that does not run changes nothing while it is copied: all of it, WAL included, is
 /// taken.
-storage::CopyPlan stopped_copy_plan() {
+storage::CopyPlan stopped_copy_plan(const jobs::JobContext& context) {
     storage::CopyPlan plan;
     plan.empty_directories.emplace_back("conf");
     plan.skipped_names = {"postmaster.pid", "postmaster.opts"};
     plan.last = "data/" + postgres::backup_exclusions().last;
     plan.last_is_whole = postgres::control_file_is_whole;
+    plan.may_go_on = [&context] { context.throw_if_cancelled(); };
     return plan;
 }
 
@@ -307,7 +309,7 @@ asio::awaitable<void> BranchCreate::copy_parent(State& state) {
         co_return;
     }
     co_await decide_timeline(state, /*running=*/false);
-    const storage::CopyPlan plan = stopped_copy_plan();
+    const storage::CopyPlan plan = stopped_copy_plan(context_);
     const std::string source = parent(state).volume;
     const std::string volume = branch(state).volume;
     const std::filesystem::path place =
@@ -329,7 +331,7 @@ asio::awaitable<void> BranchCreate::copy_running_parent(State& state,
     const auto session = co_await services_.postgres.start_backup(
         instances_.endpoint(parent(state)), backup_label_of(ref, state.branch_id),
         /*keep_wal=*/true);
-    const storage::CopyPlan plan = copy_plan();
+    const storage::CopyPlan plan = copy_plan(context_);
     const std::filesystem::path place =
         co_await services_.storage.begin_copy(source, volume, mine, plan);
     const postgres::Position position = co_await session->position();

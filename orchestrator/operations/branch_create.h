@@ -36,7 +36,7 @@ class BranchCreate {
     };
 
     BranchCreate(Services& services, jobs::JobContext& context)
-        : services_(services), context_(context), instances_(services) {}
+        : services_(services), context_(context), instances_(services, &context) {}
 
     static std::span<const jobs::Step<BranchCreate>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;

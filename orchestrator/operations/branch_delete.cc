@@ -10,6 +10,20 @@ namespace bpg::operations {
 using jobs::Done;
 using jobs::Progress;
 
+std::vector<Doomed> Destruction::doom(catalog::Catalog& catalog,
+                                      std::vector<catalog::Branch> branches,
+                                      const std::string& job_id, jobs::Batch& batch) {
+    std::vector<Doomed> doomed;
+    for (catalog::Branch& branch : branches) {
+        doomed.push_back({branch.id, branch.state, branch.should_run});
+        branch.state = catalog::BranchState::kDeleting;
+        branch.should_run = false;
+        branch.last_job = job_id;
+        catalog.put(branch, batch);
+    }
+    return doomed;
+}
+
 asio::awaitable<void> Destruction::remove_instances(std::vector<std::string> branch_ids) {
     for (const std::string& id : branch_ids)
         co_await instances_.remove(id);
@@ -114,8 +128,20 @@ void Destruction::forget(const std::vector<std::string>& branch_ids, jobs::Batch
         services_.catalog.remove_branch(id, batch);
 }
 
-void Destruction::note_failure(const std::vector<std::string>& branch_ids, const ErrorInfo& error,
+void Destruction::note_failure(const std::vector<std::string>& branch_ids,
+                               const std::vector<Doomed>& doomed, const ErrorInfo& error,
                                jobs::Batch& batch) const {
+    if (error.kind == ErrorKind::kCancelled) {
+        for (const Doomed& before : doomed) {
+            const catalog::Branch* found = services_.catalog.branch_by_id(before.branch_id);
+            if (found == nullptr) continue;
+            catalog::Branch branch = *found;
+            branch.state = before.state;
+            branch.should_run = before.should_run;
+            services_.catalog.put(branch, batch);
+        }
+        return;
+    }
     for (const std::string& id : branch_ids) {
         const catalog::Branch* found = services_.catalog.branch_by_id(id);
         if (found == nullptr) continue;
@@ -131,7 +157,7 @@ std::span<const jobs::Step<BranchDelete>> BranchDelete::steps() {
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<BranchDelete> kSteps[] = {
         {"remove_instance", "stop PostgreSQL", &BranchDelete::remove_instance, nothing_to_undo,
-         nothing_to_record},
+         nothing_to_record, Destruction::kIrreversible},
         {"destroy_volume", "destroy the volume", &BranchDelete::destroy_volume, nothing_to_undo,
          &BranchDelete::release_origin},
         {"destroy_snapshots", "destroy the snapshots nobody needs",
@@ -180,7 +206,7 @@ void BranchDelete::forget(const State& state, jobs::Batch& batch) const {
 
 void BranchDelete::record_failure(const State& state, const ErrorInfo& error,
                                   jobs::Batch& batch) const {
-    destruction_.note_failure({state.branch_id}, error, batch);
+    destruction_.note_failure({state.branch_id}, state.doomed, error, batch);
 }
 
 nlohmann::json BranchDelete::result(const State& state) const {

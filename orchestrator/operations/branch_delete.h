@@ -1,6 +1,6 @@
 // branch-delete and what db-delete shares with it: forward only, since what is destroyed does not
 // come back. The reservation has marked the branches as deleting; a failure leaves them so, with
-// the reason, and the same command goes on from there.
+// the reason, and the same command goes on from there. Only a job that has not begun is cancelled.
 #pragma once
 
 #include <span>
@@ -13,11 +13,26 @@
 
 namespace bpg::operations {
 
+/// What a branch was before it was marked as deleting.
+struct Doomed {
+    std::string branch_id;
+    catalog::BranchState state = catalog::BranchState::kStopped;
+    bool should_run = false;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Doomed, branch_id, state, should_run)
+
 /// The steps of destroying branches, for one or for all of a database.
 class Destruction {
   public:
+    static constexpr std::string_view kIrreversible = "what it destroys does not come back";
+
+    /// Marks them; gives back what they were. Called with the submission.
+    static std::vector<Doomed> doom(catalog::Catalog& catalog,
+                                    std::vector<catalog::Branch> branches,
+                                    const std::string& job_id, jobs::Batch& batch);
+
     Destruction(Services& services, jobs::JobContext& context)
-        : services_(services), context_(context), instances_(services) {}
+        : services_(services), context_(context), instances_(services, &context) {}
 
     asio::awaitable<void> remove_instances(std::vector<std::string> branch_ids);
     /// Children before their parents, each with its own snapshots first: on ZFS a volume cannot go
@@ -32,8 +47,9 @@ class Destruction {
     /// Passwords and logs.
     asio::awaitable<void> remove_files(std::vector<std::string> branch_ids);
     void forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
-    void note_failure(const std::vector<std::string>& branch_ids, const ErrorInfo& error,
-                      jobs::Batch& batch) const;
+    /// Of a job that was cancelled: they are what they were.
+    void note_failure(const std::vector<std::string>& branch_ids, const std::vector<Doomed>& doomed,
+                      const ErrorInfo& error, jobs::Batch& batch) const;
 
   private:
     std::vector<std::string> children_first(std::vector<std::string> branch_ids) const;
@@ -53,6 +69,7 @@ class BranchDelete {
     struct State {
         std::string branch_id;
         std::string ref;
+        std::vector<Doomed> doomed;
     };
 
     BranchDelete(Services& services, jobs::JobContext& context) : destruction_(services, context) {}
@@ -73,6 +90,6 @@ class BranchDelete {
     Destruction destruction_;
 };
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchDelete::State, branch_id, ref)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchDelete::State, branch_id, ref, doomed)
 
 }  // namespace bpg::operations

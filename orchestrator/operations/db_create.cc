@@ -47,6 +47,7 @@ asio::awaitable<Progress> DbCreate::prepare_engine(State& state) {
     const runtime::Engine found = co_await services_.runtime.find_engine(wanted);
     const jobs::JobContext& context = context_;
     const runtime::FetchReport report = [&context](std::uint64_t done, std::uint64_t total) {
+        context.throw_if_cancelled();
         context.show_progress({done, total, "bytes"});
     };
     engine_ = co_await services_.runtime.prepare_engine(found, report);

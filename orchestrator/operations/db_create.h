@@ -27,7 +27,7 @@ class DbCreate {
     };
 
     DbCreate(Services& services, jobs::JobContext& context)
-        : services_(services), context_(context), instances_(services) {}
+        : services_(services), context_(context), instances_(services, &context) {}
 
     static std::span<const jobs::Step<DbCreate>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;

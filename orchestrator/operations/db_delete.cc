@@ -10,7 +10,7 @@ std::span<const jobs::Step<DbDelete>> DbDelete::steps() {
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<DbDelete> kSteps[] = {
         {"remove_instances", "stop PostgreSQL of every branch", &DbDelete::remove_instances,
-         nothing_to_undo, nothing_to_record},
+         nothing_to_undo, nothing_to_record, Destruction::kIrreversible},
         {"destroy_volumes", "destroy the volumes", &DbDelete::destroy_volumes, nothing_to_undo,
          nothing_to_record},
         {"destroy_snapshots", "destroy the snapshots", &DbDelete::destroy_snapshots,
@@ -52,7 +52,7 @@ void DbDelete::forget(const State& state, jobs::Batch& batch) const {
 
 void DbDelete::record_failure(const State& state, const ErrorInfo& error,
                               jobs::Batch& batch) const {
-    destruction_.note_failure(state.branch_ids, error, batch);
+    destruction_.note_failure(state.branch_ids, state.doomed, error, batch);
 }
 
 nlohmann::json DbDelete::result(const State& state) const {

@@ -19,6 +19,7 @@ class DbDelete {
         std::string database_id;
         std::string name;
         std::vector<std::string> branch_ids;
+        std::vector<Doomed> doomed;
     };
 
     DbDelete(Services& services, jobs::JobContext& context)
@@ -40,6 +41,7 @@ class DbDelete {
     Destruction destruction_;
 };
 
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DbDelete::State, database_id, name, branch_ids)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DbDelete::State, database_id, name, branch_ids,
+                                                doomed)
 
 }  // namespace bpg::operations

@@ -46,6 +46,18 @@ void InstanceControl::record(const State& state, BranchState branch_state, bool 
     services_.catalog.put(branch, batch);
 }
 
+bool InstanceControl::restore(const State& state, const ErrorInfo& error,
+                              jobs::Batch& batch) const {
+    if (error.kind != ErrorKind::kCancelled) return false;
+    if (state.supervised) {
+        // Otherwise the supervisor would ask for the same again.
+        record(state, BranchState::kStopped, /*should_run=*/false, "", batch);
+    } else {
+        record(state, state.state_before, state.should_run_before, "", batch);
+    }
+    return true;
+}
+
 void InstanceControl::record_running(const State& state, jobs::Batch& batch) const {
     record(state, BranchState::kRunning, /*should_run=*/true, "", batch);
 }
@@ -70,6 +82,7 @@ std::span<const jobs::Step<Start>> Start::steps() {
 }
 
 void Start::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
+    if (restore(state, error, batch)) return;
     record(state, state.was_running ? BranchState::kRunning : BranchState::kFailed,
            state.was_running || state.supervised, "start failed: " + error.message, batch);
 }
@@ -77,12 +90,13 @@ void Start::record_failure(const State& state, const ErrorInfo& error, jobs::Bat
 std::span<const jobs::Step<Stop>> Stop::steps() {
     static constexpr jobs::Step<Stop> kSteps[] = {
         {"stop_instance", "stop PostgreSQL", &Stop::stop_instance, nothing_to_undo,
-         &Stop::record_stopped},
+         &Stop::record_stopped, "PostgreSQL is shutting down"},
     };
     return jobs::checked(kSteps);
 }
 
 void Stop::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
+    if (restore(state, error, batch)) return;
     // A stop that timed out leaves the server running, as before.
     record(state, BranchState::kRunning, /*should_run=*/true, "stop failed: " + error.message,
            batch);
@@ -91,7 +105,7 @@ void Stop::record_failure(const State& state, const ErrorInfo& error, jobs::Batc
 std::span<const jobs::Step<Restart>> Restart::steps() {
     static constexpr jobs::Step<Restart> kSteps[] = {
         {"stop_instance", "stop PostgreSQL", &Restart::stop_instance, nothing_to_undo,
-         nothing_to_record},
+         nothing_to_record, "PostgreSQL would stay stopped"},
         {"start_instance", "start PostgreSQL", &Restart::start_instance, nothing_to_undo,
          nothing_to_record},
         {"await_ready", "answer a query", &Restart::await_ready, nothing_to_undo,
@@ -101,6 +115,7 @@ std::span<const jobs::Step<Restart>> Restart::steps() {
 }
 
 void Restart::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
+    if (restore(state, error, batch)) return;
     const bool still_runs = error.code == "stop_timed_out";
     // It was meant to run: the supervisor starts it, or finds that it does.
     record(state, still_runs ? BranchState::kRunning : BranchState::kFailed, /*should_run=*/true,

@@ -16,9 +16,12 @@ struct InstanceControlState {
     std::string ref;
     bool supervised = false;   ///< asked for by the supervisor, which decides when to give up
     bool was_running = false;  ///< start only: it ran before, and goes on whatever happens
+    catalog::BranchState state_before = catalog::BranchState::kStopped;
+    bool should_run_before = false;
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(InstanceControlState, branch_id, force, ref,
-                                                supervised, was_running)
+                                                supervised, was_running, state_before,
+                                                should_run_before)
 
 /// The steps of all three.
 class InstanceControl {
@@ -26,7 +29,7 @@ class InstanceControl {
     using State = InstanceControlState;
 
     InstanceControl(Services& services, jobs::JobContext& context)
-        : services_(services), context_(context), instances_(services) {}
+        : services_(services), context_(context), instances_(services, &context) {}
 
     nlohmann::json result(const State& state) const;
 
@@ -38,6 +41,8 @@ class InstanceControl {
     asio::awaitable<void> remove_instance(const State& state);
     void record_running(const State& state, jobs::Batch& batch) const;
     void record_stopped(const State& state, jobs::Batch& batch) const;
+    /// Of a job that was cancelled; true when it was.
+    bool restore(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
     void record(const State& state, catalog::BranchState branch_state, bool should_run,
                 std::string warning, jobs::Batch& batch) const;
 

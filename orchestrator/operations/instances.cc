@@ -74,6 +74,10 @@ runtime::InstanceRef Instances::ref(const catalog::Branch& branch) const {
             services_.settings.socket_root / branch.id, log_path(branch)};
 }
 
+void Instances::throw_if_cancelled() const {
+    if (context_ != nullptr) context_->throw_if_cancelled();
+}
+
 asio::awaitable<bool> Instances::is_running(std::string branch_id) {
     const runtime::InstanceRef instance = ref(branch(branch_id));
     co_return co_await runs(services_.runtime, instance);
@@ -81,8 +85,11 @@ asio::awaitable<bool> Instances::is_running(std::string branch_id) {
 
 asio::awaitable<void> Instances::prepare_engine(std::string branch_id) {
     const runtime::Engine wanted = engine(branch(branch_id));
-    const runtime::FetchReport silent = [](std::uint64_t, std::uint64_t) {};
-    co_await services_.runtime.prepare_engine(wanted, silent);
+    const runtime::FetchReport report = [this](std::uint64_t done, std::uint64_t total) {
+        throw_if_cancelled();
+        if (context_ != nullptr) context_->show_progress({done, total, "bytes"});
+    };
+    co_await services_.runtime.prepare_engine(wanted, report);
 }
 
 postgres::Endpoint Instances::endpoint(const catalog::Branch& branch) const {
@@ -146,7 +153,10 @@ asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_
     const catalog::Branch& place = branch(branch_id);
     const runtime::InstanceRef instance = ref(place);
     runtime::Runtime& runtime = services_.runtime;
-    const auto alive = [&runtime, instance] { return runs(runtime, instance); };
+    const auto alive = [this, &runtime, instance] {
+        throw_if_cancelled();
+        return runs(runtime, instance);
+    };
     std::optional<Error> failure;
     try {
         const postgres::ReadyFacts facts = co_await services_.postgres.await_ready(
@@ -193,6 +203,7 @@ asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
         } catch (const Error& error) {
             failure = error;
         }
+        throw_if_cancelled();
         const bool given_up = std::chrono::steady_clock::now() > deadline;
         if (given_up || !co_await is_running(branch_id)) throw *failure;
         co_await pause_for(std::chrono::milliseconds(5));

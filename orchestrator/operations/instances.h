@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "jobs/step.h"
 #include "orchestrator/operations/services.h"
 
 namespace bpg::operations {
@@ -15,7 +16,9 @@ void set_engine(catalog::Database& database, const runtime::Engine& engine);
 /// Loop thread only. The branch must be in the catalog.
 class Instances {
   public:
-    explicit Instances(Services& services) : services_(services) {}
+    /// With the context of a job, waits end when it is cancelled.
+    explicit Instances(Services& services, const jobs::JobContext* context = nullptr)
+        : services_(services), context_(context) {}
 
     /// What the branches of a database run.
     runtime::Engine engine(const catalog::Branch& branch) const;
@@ -52,8 +55,10 @@ class Instances {
     asio::awaitable<void> write_config(std::string branch_id, bool open);
     asio::awaitable<postgres::ReadyFacts> await_ready(std::string branch_id, std::string verifier);
     asio::awaitable<void> let_users_in(std::string branch_id);
+    void throw_if_cancelled() const;
 
     Services& services_;
+    const jobs::JobContext* context_;
 };
 
 }  // namespace bpg::operations

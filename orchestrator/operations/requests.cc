@@ -48,8 +48,7 @@ jobs::Submission Requests::submission(std::string_view operation, std::string ta
     made.target = std::move(target);
     made.params = std::move(params);
     made.data = std::move(data);
-    made.idempotency_key = std::move(key.idempotency_key);
-    made.request_hash = std::move(key.request_hash);
+    made.key = std::move(key);
     made.job_id = new_id();
     return made;
 }
@@ -151,7 +150,7 @@ asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, Req
     if (open) co_return *open;
     const Database database = services_.catalog.database(name);
     refuse(services_.catalog.can_delete_database(database, force));
-    DbDelete::State state{database.id, database.name, {}};
+    DbDelete::State state{database.id, database.name, {}, {}};
     jobs::Batch batch;
     jobs::Submission job = submission(DbDelete::kName, name, params, nullptr, std::move(key));
     job.locks.push_back(database_lock(database, true));
@@ -168,12 +167,7 @@ asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, Req
         state.branch_ids.push_back(branch.id);
         job.locks.push_back(branch_lock(branch, ref, true));
     }
-    for (Branch& branch : doomed) {
-        branch.state = BranchState::kDeleting;
-        branch.should_run = false;
-        branch.last_job = job.job_id;
-        services_.catalog.put(branch, batch);
-    }
+    state.doomed = Destruction::doom(services_.catalog, std::move(doomed), job.job_id, batch);
     job.data = state;
     co_return co_await queue_.submit(std::move(job), std::move(batch));
 }
@@ -241,17 +235,14 @@ asio::awaitable<jobs::Job> Requests::branch_delete(std::string ref, bool force, 
     const nlohmann::json params{{"ref", ref}, {"force", force}};
     const auto open = co_await attach("branch-delete", ref, params);
     if (open) co_return *open;
-    Branch branch = services_.catalog.branch(ref);
+    const Branch branch = services_.catalog.branch(ref);
     refuse(services_.catalog.can_delete_branch(branch, force));
-    const BranchDelete::State state{branch.id, ref};
-    jobs::Submission job = submission(BranchDelete::kName, ref, params, state, std::move(key));
+    jobs::Submission job = submission(BranchDelete::kName, ref, params, nullptr, std::move(key));
     job.locks = {database_lock(*services_.catalog.database_by_id(branch.database_id), false),
                  branch_lock(branch, ref, true)};
-    branch.state = BranchState::kDeleting;
-    branch.should_run = false;
-    branch.last_job = job.job_id;
     jobs::Batch batch;
-    services_.catalog.put(branch, batch);
+    job.data = BranchDelete::State{
+        branch.id, ref, Destruction::doom(services_.catalog, {branch}, job.job_id, batch)};
     co_return co_await queue_.submit(std::move(job), std::move(batch));
 }
 
@@ -289,6 +280,8 @@ asio::awaitable<jobs::Job> Requests::submit_control(std::string operation, std::
     state.force = force;
     state.ref = ref;
     state.supervised = priority == jobs::Priority::kHousekeeping;
+    state.state_before = branch.state;
+    state.should_run_before = branch.should_run;
     jobs::Submission job = submission(operation, ref, params, state, std::move(key));
     job.priority = priority;
     job.locks = {database_lock(*services_.catalog.database_by_id(branch.database_id), false),

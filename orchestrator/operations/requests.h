@@ -15,11 +15,7 @@
 
 namespace bpg::operations {
 
-/// Who asks, as far as repeating the request goes.
-struct RequestKey {
-    std::string idempotency_key;  ///< may be empty
-    std::string request_hash;
-};
+using jobs::RequestKey;
 
 struct DbCreateRequest {
     std::string name;

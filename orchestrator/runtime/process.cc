@@ -4,6 +4,7 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -113,6 +114,11 @@ pid_t spawn(const InstanceSpec& spec, const std::filesystem::path& bin_dir, File
     return spawn_detached(command);
 }
 
+Error stop_timed_out(pid_t pid) {
+    return {ErrorKind::kTimeout, "stop_timed_out", "PostgreSQL did not stop in time",
+            fmt::format("process {} still runs", pid), "wait and stop it again, or use --force"};
+}
+
 }  // namespace
 
 /// A pidfd on the loop. Whoever waits for it is told when the process has ended.
@@ -139,14 +145,22 @@ class ProcessRuntime::Watch {
 
     /// Completes when the process has ended; cancellable.
     asio::awaitable<void> ended() {
-        co_await descriptor_.async_wait(asio::posix::descriptor_base::wait_read,
-                                        asio::use_awaitable);
+        // The reactor may call a descriptor ready that has just taken the place of another.
+        do {
+            co_await descriptor_.async_wait(asio::posix::descriptor_base::wait_read,
+                                            asio::use_awaitable);
+        } while (!has_ended());
         // By descriptor: a pid could be another child's by now. ECHILD: it was none of ours.
         siginfo_t facts{};
         const auto fd = static_cast<id_t>(descriptor_.native_handle());
         if (::waitid(P_PIDFD, fd, &facts, WEXITED | WNOHANG) != 0 && errno != ECHILD) {
             throw errno_error("collect the exit status of a process", errno);
         }
+    }
+
+    bool has_ended() {
+        pollfd look{descriptor_.native_handle(), POLLIN, 0};
+        return ::poll(&look, 1, 0) != 0;
     }
 
     /// Ends a wait, whose completion then throws operation_aborted.
@@ -286,32 +300,33 @@ void ProcessRuntime::forget(const Key& key, pid_t pid) {
     if (known != known_.end() && known->second.pid == pid) known_.erase(known);
 }
 
+/// Its children show the postmaster's command line until they have a title of their own, and may
+/// outlive it for a moment: they are waited for too.
 asio::awaitable<void> ProcessRuntime::stop(const InstanceRef& instance, StopMode mode,
                                            milliseconds timeout) {
     const Key key{instance.branch_id, instance.data_directory};
-    const Identity process = co_await find(key);
-    if (process.pid == 0) co_return;
-    const auto watch = Watch::open(executor_, process);
-    if (!watch) co_return;
+    Identity process = co_await find(key);
+    while (process.pid != 0) {
+        if (const auto watch = Watch::open(executor_, process)) {
+            if (!co_await end_process(watch, mode, timeout)) throw stop_timed_out(process.pid);
+        }
+        forget(key, process.pid);
+        process = co_await find(key);
+    }
+}
 
-    bool ended = false;
+/// False when it is still there in the end.
+asio::awaitable<bool> ProcessRuntime::end_process(std::shared_ptr<Watch> watch, StopMode mode,
+                                                  milliseconds timeout) {
     if (mode == StopMode::kFast) {
         watch->signal(SIGINT);
-        ended = co_await wait_for_end(watch, timeout);
-    } else {
-        watch->signal(SIGQUIT);
-        ended = co_await wait_for_end(watch, kImmediatePatience);
-        if (!ended) {
-            watch->signal(SIGKILL);
-            ended = co_await wait_for_end(watch, kKillPatience);
-        }
+        co_return co_await wait_for_end(watch, timeout);
     }
-    if (!ended) {
-        throw Error(ErrorKind::kTimeout, "stop_timed_out", "PostgreSQL did not stop in time",
-                    fmt::format("process {} still runs", process.pid),
-                    "wait and stop it again, or use --force");
-    }
-    forget(key, process.pid);
+    watch->signal(SIGQUIT);
+    const bool ended = co_await wait_for_end(watch, kImmediatePatience);
+    if (ended) co_return true;
+    watch->signal(SIGKILL);
+    co_return co_await wait_for_end(watch, kKillPatience);
 }
 
 /// False when `timeout` passed first.

@@ -66,6 +66,8 @@ class ProcessRuntime final : public Runtime {
     asio::awaitable<Identity> find(Key key);
     asio::awaitable<std::filesystem::path> bin_dir_for(std::string version);
     asio::awaitable<void> wait_for_free_directory(std::filesystem::path data_directory);
+    asio::awaitable<bool> end_process(std::shared_ptr<Watch> watch, StopMode mode,
+                                      std::chrono::milliseconds timeout);
     asio::awaitable<bool> wait_for_end(std::shared_ptr<Watch> watch,
                                        std::chrono::milliseconds timeout);
     void forget(const Key& key, pid_t pid);

@@ -67,6 +67,8 @@ struct CopyPlan {
     std::string last;                           ///< this file is copied after all others
     /// Says whether a copied `last` file is whole (a torn read is copied again, at most 50 times).
     std::function<bool(const std::string& content)> last_is_whole;
+    /// Asked between files and every 64 MiB of one; ends the copy by what it throws. Pool thread.
+    std::function<void()> may_go_on;
 };
 
 /// A volume or snapshot found on disk.

@@ -22,7 +22,7 @@ namespace {
 
 constexpr int kDepthMax = 64;  // PostgreSQL needs 6; deeper is somebody's trap for our stack
 constexpr std::size_t kBufferSize = 1 << 20;
-constexpr std::size_t kRangeMax = 1 << 30;
+constexpr std::size_t kRangeMax = 64 << 20;
 constexpr std::size_t kLastMax = 1 << 20;
 constexpr int kLastAttempts = 50;
 constexpr std::chrono::milliseconds kLastPause{5};
@@ -34,8 +34,9 @@ bool contains(const std::vector<std::string>& list, const std::string& text) {
 /// Copies bytes [from, end) between two files; a source that ends earlier ends the copy.
 class RangeCopier {
   public:
-    RangeCopier(int source, int target, const std::string& path)
-        : source_(source), target_(target), path_(path) {}
+    RangeCopier(int source, int target, const std::string& path,
+                const std::function<void()>& may_go_on)
+        : source_(source), target_(target), path_(path), may_go_on_(may_go_on) {}
 
     /// Data only: holes of the source stay holes.
     void copy_up_to(off_t size) {
@@ -58,6 +59,7 @@ class RangeCopier {
     /// False at the end of the source.
     bool copy_range(off_t start, off_t end) {
         while (start < end) {
+            if (may_go_on_) may_go_on_();
             const auto wanted = std::min(static_cast<std::size_t>(end - start), kRangeMax);
             const ssize_t copied =
                 in_kernel_ ? copy_in_kernel(start, wanted) : copy_by_hand(start, wanted);
@@ -104,6 +106,7 @@ class RangeCopier {
     int source_;
     int target_;
     const std::string& path_;
+    const std::function<void()>& may_go_on_;
     bool in_kernel_ = true;
     std::vector<char> buffer_;
 };
@@ -163,6 +166,7 @@ class TreeCopier {
             if (errno == ENOENT) return;
             fail("look at", path);
         }
+        if (plan_.may_go_on) plan_.may_go_on();
         if (S_ISREG(facts.st_mode)) {
             copy_file(source, target, name, path);
         } else if (S_ISDIR(facts.st_mode)) {
@@ -203,7 +207,7 @@ class TreeCopier {
         const UniqueFd to = create(target, name, path);
         // Up to the size it has now: what is added meanwhile is in the WAL, and a file that grows
         // without end would be copied without end.
-        RangeCopier(from.get(), to.get(), path).copy_up_to(facts.st_size);
+        RangeCopier(from.get(), to.get(), path, plan_.may_go_on).copy_up_to(facts.st_size);
         struct stat after{};
         if (::fstat(from.get(), &after) != 0) fail("look at", path);
         if (::ftruncate(to.get(), std::min(facts.st_size, after.st_size)) != 0) {

@@ -186,7 +186,10 @@ TEST_P(Soak, RandomOperationsOfManyUsersLeaveTheWorldAsTheCatalogSaysAndBpgdAsIt
                before.resident_bytes >> 10, after.resident_bytes >> 10, before.store_files,
                after.store_files);
     EXPECT_EQ(after.descriptors, before.descriptors);
-    EXPECT_LE(after.resident_bytes, before.resident_bytes + kGrowthMax);
+    // Under the sanitizer what was freed is kept for a while, by design.
+    if (!kUnderSanitizer) {
+        EXPECT_LE(after.resident_bytes, before.resident_bytes + kGrowthMax);
+    }
     EXPECT_EQ(host().bpg_json({"job", "list", "--state", "failed"}).at("items"), Json::array());
     const auto said = complaints();
     EXPECT_EQ(said.size(), complaints_before) << said.back();

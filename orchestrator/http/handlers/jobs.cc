@@ -44,6 +44,18 @@ asio::awaitable<Response> get(ApiServices& api, Request request) {
     co_return json_response(200, job_json(api.queue.get(request.param("id"))));
 }
 
+asio::awaitable<Response> cancel(ApiServices& api, Request request, jobs::RequestKey key) {
+    Fields(request, Fields::Body::kOptional).finish();
+    jobs::Job job = co_await api.queue.request_cancel(request.param("id"), std::move(key));
+    co_return co_await job_response(api, std::move(request), std::move(job));
+}
+
+asio::awaitable<Response> retry(ApiServices& api, Request request, jobs::RequestKey key) {
+    Fields(request, Fields::Body::kOptional).finish();
+    jobs::Job job = co_await api.queue.retry(request.param("id"), std::move(key));
+    co_return co_await job_response(api, std::move(request), std::move(job));
+}
+
 /// Sends the events after `after`; with `follow` until the job is final and all were sent.
 asio::awaitable<void> send_events(jobs::Queue& queue, std::string job_id, std::uint64_t after,
                                   bool follow, StreamWriter& writer) {
@@ -85,6 +97,8 @@ void add_job_routes(Router& router, ApiServices& api) {
     add_route(router, api, "GET", "/v1/jobs", list);
     add_route(router, api, "GET", "/v1/jobs/{id}", get);
     add_route(router, api, "GET", "/v1/jobs/{id}/events", events);
+    add_mutation(router, api, "POST", "/v1/jobs/{id}/cancel", cancel);
+    add_mutation(router, api, "POST", "/v1/jobs/{id}/retry", retry);
 }
 
 }  // namespace bpg::http

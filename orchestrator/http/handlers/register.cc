@@ -124,7 +124,7 @@ operations::RequestKey request_key(const Request& request) {
 
 asio::awaitable<Response> answer_once(ApiServices& api, Mutation handler, Request request) {
     const operations::RequestKey key = request_key(request);
-    if (const auto known = api.queue.find_by_key(key.idempotency_key, key.request_hash)) {
+    if (const auto known = api.queue.find_by_key(key)) {
         co_return co_await job_response(api, std::move(request), *known);
     }
     co_return co_await handler(api, std::move(request), key);

@@ -1,6 +1,7 @@
 // The crash matrix against fakes: every operation, with every step failing or none, with the daemon
-// vanishing at every point it passes, and again at points of the resumed run. The points come from
-// the step tables by running them. After the last run the outside world must equal the catalog.
+// vanishing at every point it passes, and again at points of the resumed run; and cancelled at
+// every point, with the daemon vanishing behind it. The points come from the step tables by running
+// them. After the last run the outside world must equal the catalog.
 #include <gtest/gtest.h>
 
 #include <boost/asio/co_spawn.hpp>
@@ -58,16 +59,14 @@ class Life {
     }
 
     /// Vanishes at the n-th point passed (1 is the first); 0 never does.
-    void crash_at(int n) {
-        crash_.on_reach([this, n](const std::string& point) {
-            last_point_ = point;
-            if (++passed_ == n) throw SimulatedCrash{};
-        });
-    }
+    void crash_at(int n) { crash_at_ = n; }
+    /// Asks for the oldest open job to be cancelled at the n-th point passed.
+    void cancel_at(int n) { cancel_at_ = n; }
     void fail_at(const std::string& step) { crash_.arm_failure(step); }
 
     /// Submits, if given, and runs until no job is open or the daemon vanished.
     void run(std::function<asio::awaitable<jobs::Job>(operations::Requests&)> submit) {
+        crash_.on_reach([this](const std::string& point) { pass(point); });
         asio::co_spawn(*loop_, runner_.run(), [](std::exception_ptr) {});
         asio::co_spawn(*loop_, until_idle(std::move(submit)), [this](std::exception_ptr failure) {
             if (failure) submit_failure_ = describe(failure);
@@ -84,6 +83,17 @@ class Life {
     const SecretStore& secrets() const { return secrets_; }
 
   private:
+    void pass(const std::string& point) {
+        last_point_ = point;
+        ++passed_;
+        if (passed_ == cancel_at_ && !queue_.open_jobs().empty()) {
+            const std::string oldest = queue_.open_jobs().begin()->second->id;
+            // Whether it can be refused is another test's business.
+            asio::co_spawn(*loop_, queue_.request_cancel(oldest, {}),
+                           [](std::exception_ptr, const jobs::Job&) {});
+        }
+        if (passed_ == crash_at_) throw SimulatedCrash{};
+    }
     static operations::Settings settings(const std::filesystem::path& directory) {
         operations::Settings settings;
         settings.socket_root = directory / "i";
@@ -125,6 +135,8 @@ class Life {
     operations::Requests requests_;
     bool crashed_ = false;
     int passed_ = 0;
+    int crash_at_ = 0;
+    int cancel_at_ = 0;
     std::string last_point_;
     std::optional<ErrorInfo> submit_failure_;
 };
@@ -286,8 +298,9 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
     void TearDown() override { remove_tree(directory_); }
 
     /// Runs the operation with up to two crashes; returns the points passed by the first life, or
-    /// of the second where the first crashed.
-    int play(const std::string& failing, int first, int second, std::string& story) {
+    /// of the second where the first crashed. With `cancel`, it is asked for at that point.
+    int play(const std::string& failing, int first, int second, std::string& story,
+             int cancel = 0) {
         const std::filesystem::path place = directory_ / "run";
         remove_tree(place);
         std::filesystem::copy(begin_, place, std::filesystem::copy_options::recursive);
@@ -298,6 +311,7 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
             Life life(place, world);
             const int at = life_number == 0 ? first : life_number == 1 ? second : 0;
             life.crash_at(at);
+            if (life_number == 0) life.cancel_at(cancel);
             if (!failing.empty()) life.fail_at(failing);
             life.run(life_number == 0 ? GetParam().submit : Submit{});
             crashed = life.crashed();
@@ -305,17 +319,18 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
             story += crashed ? " †" + life.last_point() : " end";
             world.backups.clear();  // sessions end with the process
         }
+        if (cancel != 0) story += " cancelled at " + std::to_string(cancel);
         if (!failing.empty() && !GetParam().undone_on_failure) {
             Life life(place, world);
             life.run(GetParam().submit);
             story += " again";
         }
-        expect_settled(place, world, failing, story);
+        expect_settled(place, world, failing, cancel != 0, story);
         return passed;
     }
 
     void expect_settled(const std::filesystem::path& place, fakes::World& world,
-                        const std::string& failing, const std::string& story) {
+                        const std::string& failing, bool was_cancelled, const std::string& story) {
         Life life(place, world);
         for (const std::string& violation : world.violations)
             ADD_FAILURE() << violation << story;
@@ -353,6 +368,10 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
             real_secrets.insert(file.path().filename().string());
         }
         EXPECT_EQ(secrets, real_secrets) << story;
+        if (was_cancelled) {
+            expect_outcome(life, story);
+            return;
+        }
         if (failing.find(':') != std::string::npos) return;  // which of them failed is open
         const bool made = failing.empty() == GetParam().undone_on_failure;
         const bool has_dev = catalog.databases().size() == 1 && catalog.find_branch("prod/dev");
@@ -361,6 +380,24 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         if (GetParam().operation == "db-create")
             EXPECT_EQ(!catalog.databases().empty(), made) << story;
         if (GetParam().operation == "db-delete") EXPECT_TRUE(catalog.databases().empty()) << story;
+    }
+
+    /// What was cancelled is not there, or still there; whatever was not is as usual.
+    static void expect_outcome(const Life& life, const std::string& story) {
+        jobs::JobFilter all;
+        const std::vector<jobs::Job> listed =
+            life.queue().finish_list(life.queue().begin_list(all));
+        for (const jobs::Job& job : listed) {
+            if (job.operation != GetParam().operation) continue;
+            const bool cancelled = job.state == jobs::JobState::kCancelled;
+            EXPECT_TRUE(cancelled || job.state == jobs::JobState::kSucceeded)
+                << to_string(job.state) << story;
+            const bool is_there = job.target.find('/') == std::string::npos
+                                      ? life.catalog().find_database(job.target) != nullptr
+                                      : life.catalog().find_branch(job.target) != nullptr;
+            EXPECT_EQ(is_there, cancelled != GetParam().undone_on_failure)
+                << job.target << " " << to_string(job.state) << story;
+        }
     }
 
     std::vector<std::string> failures() const {
@@ -421,6 +458,27 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhenTheResumedRunVanishesToo) {
                 if (HasFailure()) FAIL() << "after" << story;
             }
         }
+    }
+}
+
+TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverItIsCancelled) {
+    Sample cancels(GetParam().several ? 3 : 1);
+    Sample crashes(8, GetParam().several ? 12 : 1);
+    SCOPED_TRACE(cancels.seed());
+    SCOPED_TRACE(crashes.seed());
+    std::string story;
+    const int points = play("", 0, 0, story);
+    for (int cancel = 1; cancel <= points; ++cancel) {
+        if (!cancels.takes_next()) continue;
+        story.clear();
+        const int passed = play("", 0, 0, story, cancel);
+        for (int crash = cancel; crash <= passed; ++crash) {
+            if (!crashes.takes_next()) continue;
+            story.clear();
+            play("", crash, 0, story, cancel);
+            if (HasFailure()) FAIL() << "after" << story;
+        }
+        if (HasFailure()) FAIL() << "after" << story;
     }
 }
 

@@ -1,0 +1,506 @@
+// Promises of the engine and the runner about one job: cancelled wherever it stands, stuck and
+// tried again, over deaths and orderly ends of the daemon. The operation is three rows whose
+// behaviour each test decides; the store is a real one on disk.
+#include "jobs/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <boost/asio/co_spawn.hpp>
+#include <boost/asio/io_context.hpp>
+#include <functional>
+#include <map>
+
+#include "jobs/runner.h"
+#include "metrics/instruments.h"
+#include "orchestrator/base/files.h"
+#include "orchestrator/base/id.h"
+#include "orchestrator/base/log.h"
+
+namespace bpg::jobs {
+namespace {
+
+using namespace std::chrono_literals;
+
+/// Not a std::exception, so that nothing in the daemon may catch it.
+struct SimulatedDeath {};
+
+/// What the rows of all jobs do; it outlives the daemon, as the outside world does.
+struct Stage {
+    using Run = std::function<asio::awaitable<Progress>(const JobContext&)>;
+    std::map<std::string, Run> runs;                     ///< by "target.row"; none: Done
+    std::map<std::string, std::function<void()>> undos;  ///< may throw
+    std::vector<std::string> log;                        ///< "run prod.two", "undo prod.two"
+    std::vector<std::string> failures;                   ///< codes given to record_failure
+};
+
+class Play {
+  public:
+    static constexpr std::string_view kName = "play";
+    struct State {
+        int rows_done = 0;
+    };
+
+    Play(Stage& stage, JobContext& context) : stage_(stage), context_(context) {}
+    static std::span<const Step<Play>> steps() {
+        static constexpr Step<Play> kSteps[] = {
+            {"one", "first", &Play::one, &Play::undo_one, nothing_to_record},
+            {"two", "second", &Play::two, &Play::undo_two, nothing_to_record},
+            {"three", "third", &Play::three, nothing_to_undo, nothing_to_record,
+             "the curtain has fallen"},
+        };
+        return checked(kSteps);
+    }
+    void record_failure(const State&, const ErrorInfo& error, Batch&) const {
+        stage_.failures.push_back(error.code);
+    }
+    static nlohmann::json result(const State& state) { return {{"rows", state.rows_done}}; }
+
+  private:
+    asio::awaitable<Progress> one(State& state) { return run("one", state); }
+    asio::awaitable<Progress> two(State& state) { return run("two", state); }
+    asio::awaitable<Progress> three(State& state) { return run("three", state); }
+    asio::awaitable<Progress> run(std::string row, State& state) {
+        const std::string name = context_.target() + "." + row;
+        stage_.log.push_back("run " + name);
+        const auto found = stage_.runs.find(name);
+        Progress progress = Done{};
+        if (found != stage_.runs.end()) progress = co_await found->second(context_);
+        if (std::holds_alternative<Done>(progress)) ++state.rows_done;
+        co_return progress;
+    }
+    asio::awaitable<void> undo_one(const State&) { return undo("one"); }
+    asio::awaitable<void> undo_two(const State&) { return undo("two"); }
+    asio::awaitable<void> undo(std::string row) {
+        const std::string name = context_.target() + "." + row;
+        stage_.log.push_back("undo " + name);
+        const auto found = stage_.undos.find(name);
+        if (found != stage_.undos.end()) found->second();
+        co_return;
+    }
+
+    Stage& stage_;
+    JobContext& context_;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Play::State, rows_done)
+
+/// One life of the daemon.
+class Life {
+  public:
+    Life(const std::filesystem::path& directory, Stage& stage)
+        : store_(directory, loop_->get_executor(), metrics_),
+          queue_(store_, registry_, clock_, {}),
+          engine_(queue_, registry_, clock_, metrics_, crash_, limits()),
+          runner_(loop_->get_executor(), queue_, engine_, {4}, [this](std::exception_ptr) {
+              died_ = true;
+              loop_->stop();
+          }) {
+        registry_.add<Play>(
+            [&stage](JobContext& context) { return std::make_unique<Play>(stage, context); });
+        queue_.load();
+        asio::co_spawn(*loop_, runner_.run(), [](std::exception_ptr) {});
+    }
+    ~Life() {
+        store_.close();
+        loop_.reset();
+    }
+    Life(const Life&) = delete;
+    Life& operator=(const Life&) = delete;
+
+    Queue& queue() { return queue_; }
+    bool died() const { return died_; }
+    void die_at(std::string point) {
+        crash_.on_reach([point = std::move(point)](const std::string& passed) {
+            if (passed == point) throw SimulatedDeath{};
+        });
+    }
+
+    /// What `work` gives, or the error it throws; nothing when the daemon died first.
+    template <class Result>
+    Result wait_for(asio::awaitable<Result> work) {
+        std::optional<Result> result;
+        std::exception_ptr failure;
+        asio::co_spawn(*loop_, std::move(work), [&](std::exception_ptr error, Result value) {
+            failure = error;
+            if (!error) result = std::move(value);
+            loop_->stop();
+        });
+        loop_->restart();
+        loop_->run_for(20s);
+        if (failure) std::rethrow_exception(failure);
+        if (!result) throw std::runtime_error("nothing came of it");
+        return std::move(*result);
+    }
+    ErrorInfo refusal(asio::awaitable<Job> work) {
+        try {
+            wait_for(std::move(work));
+        } catch (const Error& error) {
+            return error.info();
+        }
+        return {};
+    }
+    Job submit(const std::string& target, std::vector<Lock> locks = {}) {
+        Submission submission;
+        submission.operation = "play";
+        submission.target = target;
+        submission.data = Play::State{};
+        submission.locks = std::move(locks);
+        return wait_for(queue_.submit(std::move(submission), Batch{}));
+    }
+    Job end_of(const Job& job) {
+        return wait_for(queue_.wait_until_final(job.id, std::chrono::steady_clock::now() + 15s));
+    }
+    /// Until the job is in this state.
+    void reach(const Job& job, JobState state) { wait_for(reached(job.id, state)); }
+    void run_until_death() {
+        loop_->restart();
+        loop_->run_for(20s);
+        ASSERT_TRUE(died_);
+    }
+    void end_in_order() {
+        wait_for([](Queue& queue) -> asio::awaitable<bool> {
+            co_await queue.note_orderly_end();
+            co_return true;
+        }(queue_));
+    }
+
+  private:
+    static EngineLimits limits() {
+        EngineLimits limits;
+        limits.backoff = [](int) { return 1h; };
+        return limits;
+    }
+    asio::awaitable<bool> reached(std::string id, JobState state) {
+        while (queue_.get(id).state != state)
+            co_await queue_.changed().wait_until(std::chrono::steady_clock::now() + 1ms);
+        co_return true;
+    }
+
+    std::unique_ptr<asio::io_context> loop_ = std::make_unique<asio::io_context>(1);
+    SystemClock clock_;
+    metrics::Instruments metrics_;
+    OperationRegistry registry_;
+    CrashPoints crash_;
+    Store store_;
+    Queue queue_;
+    Engine engine_;
+    Runner runner_;
+    bool died_ = false;
+};
+
+class EngineTest : public ::testing::Test {
+  protected:
+    void SetUp() override {
+        log::set_level(log::Level::kError);
+        std::filesystem::create_directories(directory_);
+        Store::create(directory_);
+        next_life();
+    }
+    void TearDown() override {
+        life_.reset();
+        remove_tree(directory_);
+    }
+    Life& next_life() {
+        life_.reset();
+        life_ = std::make_unique<Life>(directory_, stage_);
+        return *life_;
+    }
+    Life& life() { return *life_; }
+    Job cancel(const Job& job) {
+        return life().wait_for(life().queue().request_cancel(job.id, {}));
+    }
+    Job retry(const Job& job) { return life().wait_for(life().queue().retry(job.id, {})); }
+    std::vector<std::string> event_types(const Job& job) {
+        std::vector<std::string> types;
+        for (const Event& event : life().queue().events(job, 0, 1000)) {
+            EXPECT_EQ(event.seq, types.size() + 1);
+            types.push_back(event.type);
+        }
+        return types;
+    }
+    using Words = std::vector<std::string>;
+
+    static asio::awaitable<Progress> wait_an_hour(const JobContext&) {
+        co_return Wait{1h, "a better time"};
+    }
+    [[noreturn]] static void be_away() {
+        throw Error(ErrorKind::kUnavailable, "away", "it is away", "it does not answer");
+    }
+    [[noreturn]] static void be_broken() {
+        throw Error(ErrorKind::kInternal, "broken", "it is broken", "it fell down", "pick it up");
+    }
+
+    const std::filesystem::path directory_ =
+        std::filesystem::temp_directory_path() / ("bpg-engine-" + new_id());
+    Stage stage_;
+
+  private:
+    std::unique_ptr<Life> life_;
+};
+
+TEST_F(EngineTest, AJobWithoutTroubleDoesItsRowsInOrder) {
+    const Job job = life().end_of(life().submit("prod"));
+    EXPECT_EQ(job.state, JobState::kSucceeded);
+    EXPECT_EQ(job.result, nlohmann::json({{"rows", 3}}));
+    EXPECT_EQ(stage_.log, (Words{"run prod.one", "run prod.two", "run prod.three"}));
+    EXPECT_EQ(event_types(job),
+              (Words{"job_queued", "step_done", "step_done", "step_done", "job_succeeded"}));
+}
+
+TEST_F(EngineTest, CancelledInAWaitItIsUndoneAtOnce) {
+    stage_.runs["prod.two"] = wait_an_hour;
+    const Job job = life().submit("prod");
+    life().reach(job, JobState::kWaiting);
+    cancel(job);
+    const Job ended = life().end_of(job);
+    EXPECT_EQ(ended.state, JobState::kCancelled);
+    EXPECT_EQ(ended.error->code, "job_cancelled");
+    EXPECT_EQ(ended.error->kind, ErrorKind::kCancelled);
+    EXPECT_EQ(ended.error_step, "two");
+    EXPECT_EQ(stage_.log,
+              (Words{"run prod.one", "run prod.two", "undo prod.two", "undo prod.one"}));
+    EXPECT_EQ(stage_.failures, Words{"job_cancelled"}) << "what was reserved is released";
+    EXPECT_EQ(event_types(ended), (Words{"job_queued", "step_done", "job_undoing", "step_undone",
+                                         "step_undone", "job_cancelled"}));
+    EXPECT_TRUE(life().queue().open_jobs().empty());
+}
+
+TEST_F(EngineTest, CancelledInABackOffItIsUndoneAtOnce) {
+    stage_.runs["prod.two"] = [](const JobContext&) -> asio::awaitable<Progress> { be_away(); };
+    const Job job = life().submit("prod");
+    life().reach(job, JobState::kRetrying);
+    cancel(job);
+    EXPECT_EQ(life().end_of(job).state, JobState::kCancelled);
+}
+
+TEST_F(EngineTest, CancelledInsideARowThatAsksItEndsThere) {
+    stage_.runs["prod.two"] = [](const JobContext& context) -> asio::awaitable<Progress> {
+        while (true) {
+            context.throw_if_cancelled();
+            co_await pause_for(1ms);
+        }
+    };
+    const Job job = life().submit("prod");
+    life().wait_for(
+        life().queue().wait_for_event(job.id, 1, std::chrono::steady_clock::now() + 5s));
+    cancel(job);
+    EXPECT_EQ(life().end_of(job).state, JobState::kCancelled);
+    EXPECT_EQ(stage_.log.back(), "undo prod.one");
+}
+
+TEST_F(EngineTest, CancelledInsideARowThatDoesNotAskItEndsBehindIt) {
+    const auto release = std::make_shared<Signal>();
+    stage_.runs["prod.one"] = [release](const JobContext&) -> asio::awaitable<Progress> {
+        co_await release->wait_until(std::chrono::steady_clock::now() + 10s);
+        co_return Done{};
+    };
+    const Job job = life().submit("prod");
+    life().reach(job, JobState::kRunning);
+    cancel(job);
+    EXPECT_EQ(stage_.log, Words{"run prod.one"});
+    release->notify();
+    const Job ended = life().end_of(job);
+    EXPECT_EQ(ended.state, JobState::kCancelled);
+    EXPECT_EQ(stage_.log, (Words{"run prod.one", "undo prod.two", "undo prod.one"}))
+        << "row two was never begun";
+}
+
+TEST_F(EngineTest, CancelledWhileQueuedItEndsWithoutHavingDoneAnything) {
+    stage_.runs["first.one"] = wait_an_hour;
+    const Lock lock{"database/x", true, "x"};
+    const Job first = life().submit("first", {lock});
+    life().reach(first, JobState::kWaiting);
+    const Job second = life().submit("second", {lock});
+    EXPECT_EQ(life().queue().get(second.id).state, JobState::kQueued);
+    cancel(second);
+    const Job ended = life().end_of(second);
+    EXPECT_EQ(ended.state, JobState::kCancelled);
+    EXPECT_FALSE(ended.started_at);
+    EXPECT_EQ(stage_.log, Words{"run first.one"});
+    EXPECT_EQ(stage_.failures, Words{"job_cancelled"});
+    EXPECT_EQ(event_types(ended), (Words{"job_queued", "job_cancelled"}));
+    EXPECT_EQ(life().queue().get(first.id).state, JobState::kWaiting) << "the other goes on";
+}
+
+TEST_F(EngineTest, AQueuedJobThatADeadDaemonMayHaveBegunIsUndone) {
+    stage_.runs["prod.one"] = [](const JobContext&) -> asio::awaitable<Progress> {
+        co_await pause_for(1h);
+        co_return Done{};
+    };
+    const Job job = life().submit("prod");
+    life().reach(job, JobState::kRunning);
+    cancel(job);
+    next_life();
+    EXPECT_EQ(life().queue().get(job.id).state, JobState::kQueued) << "no commit said it began";
+    EXPECT_EQ(life().end_of(job).state, JobState::kCancelled);
+    EXPECT_EQ(stage_.log.back(), "undo prod.one");
+}
+
+TEST_F(EngineTest, AnIrreversibleRowRefusesWithItsReason) {
+    stage_.runs["prod.three"] = wait_an_hour;
+    const Job job = life().submit("prod");
+    life().reach(job, JobState::kWaiting);
+    const ErrorInfo error = life().refusal(life().queue().request_cancel(job.id, {}));
+    EXPECT_EQ(error.kind, ErrorKind::kConflict);
+    EXPECT_EQ(error.code, "job_irreversible");
+    EXPECT_EQ(error.message, "job " + job.id + " can no longer be cancelled");
+    EXPECT_EQ(error.detail, "play prod is at step three: the curtain has fallen");
+    EXPECT_EQ(error.hint, "wait for it: bpg job tail -f " + job.id);
+    EXPECT_EQ(life().queue().get(job.id).state, JobState::kWaiting);
+}
+
+TEST_F(EngineTest, AJobThatEndedIsNotCancelledAndOneThatWasCancelledIsAgain) {
+    const Job job = life().end_of(life().submit("prod"));
+    const ErrorInfo error = life().refusal(life().queue().request_cancel(job.id, {}));
+    EXPECT_EQ(error.code, "job_ended");
+    EXPECT_EQ(error.message, "job " + job.id + " has ended already");
+    EXPECT_EQ(error.detail, "play prod succeeded");
+    EXPECT_EQ(error.hint, "there is nothing left to cancel");
+
+    stage_.runs["prod.one"] = wait_an_hour;
+    const Job other = life().submit("prod");
+    life().reach(other, JobState::kWaiting);
+    cancel(other);
+    life().end_of(other);
+    EXPECT_EQ(cancel(other).state, JobState::kCancelled);
+}
+
+TEST_F(EngineTest, AJobThatIsUndoneBecauseItFailedIsNotCancelled) {
+    stage_.runs["prod.two"] = [](const JobContext&) -> asio::awaitable<Progress> { be_broken(); };
+    stage_.undos["prod.one"] = be_away;
+    const Job job = life().submit("prod");
+    life().reach(job, JobState::kUndoing);
+    const ErrorInfo error = life().refusal(life().queue().request_cancel(job.id, {}));
+    EXPECT_EQ(error.code, "job_undoing");
+    EXPECT_EQ(error.message, "job " + job.id + " is being undone already");
+    EXPECT_EQ(error.detail, "two failed: it is broken");
+}
+
+TEST_F(EngineTest, AnAcknowledgedCancelSurvivesTheDaemon) {
+    stage_.runs["prod.two"] = [](const JobContext&) -> asio::awaitable<Progress> {
+        co_await pause_for(1h);
+        co_return Done{};
+    };
+    const Job job = life().submit("prod");
+    life().wait_for(
+        life().queue().wait_for_event(job.id, 1, std::chrono::steady_clock::now() + 5s));
+    cancel(job);
+    EXPECT_EQ(life().queue().get(job.id).state, JobState::kRunning);
+    next_life();
+    EXPECT_EQ(life().end_of(job).state, JobState::kCancelled);
+    EXPECT_EQ(stage_.log.back(), "undo prod.one");
+}
+
+TEST_F(EngineTest, ThreeDeathsInOneRowParkTheJobAndRetryGoesOn) {
+    const Job job = life().submit("prod");
+    for (int death = 1; death <= 3; ++death) {
+        life().die_at("play.two.before_run");
+        if (death > 1) next_life().die_at("play.two.before_run");
+        life().run_until_death();
+    }
+    next_life();
+    const Job stuck = life().end_of(job);
+    EXPECT_EQ(stuck.state, JobState::kStuck);
+    EXPECT_EQ(stuck.error->code, "job_stuck");
+    EXPECT_EQ(stuck.error->detail, "bpgd died 3 times, one after the other, at step \"two\"");
+    EXPECT_EQ(stuck.error->hint,
+              "nothing was lost; once the reason is gone: bpg job retry " + job.id);
+    EXPECT_EQ(retry(stuck).attempt, 2);
+    const Job ended = life().end_of(job);
+    EXPECT_EQ(ended.state, JobState::kSucceeded);
+    EXPECT_FALSE(ended.error);
+}
+
+TEST_F(EngineTest, DeathsInDifferentRowsDoNotAddUp) {
+    const Job job = life().submit("prod");
+    for (const char* row : {"one", "one", "two", "two", "three", "three"}) {
+        if (life().died()) next_life();
+        life().die_at(std::string("play.") + row + ".before_run");
+        life().run_until_death();
+    }
+    next_life();
+    const Job ended = life().end_of(job);
+    EXPECT_EQ(ended.state, JobState::kSucceeded) << ended.error->detail;
+    EXPECT_EQ(ended.attempt, 1) << "an interruption is no attempt";
+}
+
+TEST_F(EngineTest, OrderlyEndsAreNoDeaths) {
+    stage_.runs["prod.two"] = wait_an_hour;
+    const Job job = life().submit("prod");
+    life().reach(job, JobState::kWaiting);
+    for (int stop = 1; stop <= 5; ++stop) {
+        life().end_in_order();
+        next_life();
+        life().reach(job, JobState::kWaiting);
+    }
+    stage_.runs.clear();
+    life().end_in_order();
+    next_life();
+    EXPECT_EQ(life().end_of(job).state, JobState::kSucceeded);
+}
+
+TEST_F(EngineTest, AnUndoThatKeepsFailingIsStuckAndGoesOnByRetryWithTheFirstError) {
+    stage_.runs["prod.two"] = [](const JobContext&) -> asio::awaitable<Progress> {
+        throw Error(ErrorKind::kConflict, "first", "the first error", "of row two");
+    };
+    stage_.undos["prod.two"] = be_broken;
+    const Job job = life().submit("prod");
+    // Between two tries lies a back-off, which the end of the daemon ends too.
+    for (int tries = 1; tries < 6; ++tries) {
+        life().reach(job, JobState::kUndoing);
+        life().wait_for(
+            life().queue().wait_for_event(job.id, 1, std::chrono::steady_clock::now() + 1s));
+        life().queue().cancellation(job.number)->wake.notify();
+    }
+    const Job stuck = life().end_of(job);
+    ASSERT_EQ(stuck.state, JobState::kStuck);
+    EXPECT_EQ(stuck.error->detail,
+              "undoing step \"two\" keeps failing: it is broken: it fell down");
+    const ErrorInfo refused = life().refusal(life().queue().request_cancel(job.id, {}));
+    EXPECT_EQ(refused.code, "job_undoing");
+    EXPECT_EQ(refused.hint, "it is stuck; go on with: bpg job retry " + job.id);
+    stage_.undos.clear();
+    retry(stuck);
+    const Job ended = life().end_of(job);
+    EXPECT_EQ(ended.state, JobState::kFailed);
+    EXPECT_EQ(ended.error->code, "first");
+    EXPECT_EQ(ended.error_step, "two");
+    EXPECT_EQ(stage_.log.back(), "undo prod.one");
+}
+
+TEST_F(EngineTest, AStuckJobOnItsWayForwardIsCancelled) {
+    const Job job = life().submit("prod");
+    for (int death = 1; death <= 3; ++death) {
+        if (death > 1) next_life();
+        life().die_at("play.two.before_run");
+        life().run_until_death();
+    }
+    next_life();
+    ASSERT_EQ(life().end_of(job).state, JobState::kStuck);
+    cancel(job);
+    EXPECT_EQ(life()
+                  .wait_for(life().queue().wait_until_final(job.id,
+                                                            std::chrono::steady_clock::now() + 5s))
+                  .state,
+              JobState::kCancelled);
+    EXPECT_EQ(stage_.log.back(), "undo prod.one");
+}
+
+TEST_F(EngineTest, OnlyAStuckJobIsTriedAgain) {
+    stage_.runs["prod.two"] = wait_an_hour;
+    const Job job = life().submit("prod");
+    life().reach(job, JobState::kWaiting);
+    const ErrorInfo waiting = life().refusal(life().queue().retry(job.id, {}));
+    EXPECT_EQ(waiting.kind, ErrorKind::kConflict);
+    EXPECT_EQ(waiting.code, "job_not_stuck");
+    EXPECT_EQ(waiting.message, "job " + job.id + " is not stuck");
+    EXPECT_EQ(waiting.detail, "play prod is waiting");
+    EXPECT_EQ(waiting.hint, "it goes on by itself: bpg job tail -f " + job.id);
+    cancel(job);
+    life().end_of(job);
+    const ErrorInfo ended = life().refusal(life().queue().retry(job.id, {}));
+    EXPECT_EQ(ended.detail, "play prod is cancelled");
+    EXPECT_EQ(ended.hint, "to have it done again, give the command again");
+}
+
+}  // namespace
+}  // namespace bpg::jobs
