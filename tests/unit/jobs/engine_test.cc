@@ -38,6 +38,7 @@ class Play {
     static constexpr std::string_view kName = "play";
     struct State {
         int rows_done = 0;
+        NLOHMANN_DEFINE_TYPE_INTRUSIVE(State, rows_done)
     };
 
     Play(Stage& stage, JobContext& context) : stage_(stage), context_(context) {}
@@ -81,7 +82,6 @@ class Play {
     Stage& stage_;
     JobContext& context_;
 };
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(Play::State, rows_done)
 
 /// One life of the daemon.
 class Life {
