@@ -14,6 +14,9 @@ namespace {
 
 using Steady = std::chrono::steady_clock;
 
+/// A job that waits no longer than this keeps its slot.
+constexpr std::chrono::milliseconds kShortPause{50};
+
 double milliseconds_since(Steady::time_point began) {
     return std::chrono::duration<double, std::milli>(Steady::now() - began).count();
 }
@@ -54,9 +57,10 @@ struct Engine::Attempt {
     int rewinds = 0;
 };
 
-Engine::Engine(Queue& queue, const OperationRegistry& registry, const Clock& clock,
+Engine::Engine(Queue& queue, Slots& slots, const OperationRegistry& registry, const Clock& clock,
                metrics::Instruments& metrics, CrashPoints& crash, EngineLimits limits)
     : queue_(queue),
+      slots_(slots),
       registry_(registry),
       clock_(clock),
       metrics_(metrics),
@@ -156,6 +160,7 @@ asio::awaitable<void> Engine::end_unstarted(std::uint64_t number) {
 
 void Engine::stop() {
     stopping_ = true;
+    slots_.open_all();
     for (const std::uint64_t number : running_)
         queue_.cancellation(number)->wake.notify();
 }
@@ -163,7 +168,14 @@ void Engine::stop() {
 /// Ends early when the job is cancelled or bpgd stops.
 asio::awaitable<void> Engine::pause(const Attempt& attempt, std::chrono::milliseconds duration) {
     if (stopping_ || is_to_cancel(attempt)) co_return;
+    const std::uint64_t number = attempt.job.number;
+    const bool is_long = duration > kShortPause;
+    if (is_long) {
+        slots_.release(number);
+        queue_.changed().notify();
+    }
     co_await attempt.cancellation->wake.wait_until(Steady::now() + duration);
+    if (is_long) co_await slots_.take(number, attempt.job.priority);
 }
 
 /// Where a row is irreversible, only before it is begun.

@@ -16,6 +16,7 @@
 
 #include "jobs/crashpoint.h"
 #include "jobs/queue.h"
+#include "jobs/slots.h"
 #include "jobs/step.h"
 
 namespace bpg::metrics {
@@ -35,10 +36,11 @@ struct EngineLimits {
 
 class Engine {
   public:
-    Engine(Queue& queue, const OperationRegistry& registry, const Clock& clock,
+    Engine(Queue& queue, Slots& slots, const OperationRegistry& registry, const Clock& clock,
            metrics::Instruments& metrics, CrashPoints& crash, EngineLimits limits);
 
-    /// Runs an open job until it is final, or until stop() was called and a row ended.
+    /// Runs an open job that holds a slot until it is final, or until stop() was called and a row
+    /// ended. While it only waits it lets go of the slot.
     asio::awaitable<void> run(std::uint64_t number);
     /// Ends a job that was cancelled before anything was done for it. It needs no lock.
     asio::awaitable<void> end_unstarted(std::uint64_t number);
@@ -64,6 +66,7 @@ class Engine {
     void note_end(const Job& job);
 
     Queue& queue_;
+    Slots& slots_;
     const OperationRegistry& registry_;
     const Clock& clock_;
     metrics::Instruments& metrics_;

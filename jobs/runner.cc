@@ -8,27 +8,38 @@
 namespace bpg::jobs {
 namespace {
 
+constexpr std::chrono::minutes kAgeing{5};
+
 bool conflict(const Lock& one, const Lock& other) {
     return one.resource == other.resource && (one.exclusive || other.exclusive);
 }
 
-/// Runs first: those that had started, then by priority, then by age.
-bool comes_before(const Job* one, const Job* other) {
-    const bool one_started = one->started_at.has_value();
-    const bool other_started = other->started_at.has_value();
+/// 0 is the most urgent.
+int urgency(const Job& job, WallTime now) {
+    const int lanes_up = static_cast<int>((now - job.created_at) / kAgeing);
+    return std::max(0, static_cast<int>(job.priority) - std::max(0, lanes_up));
+}
+
+/// Runs first: those that had started, then by urgency, then by age.
+bool comes_before(const Job& one, const Job& other, WallTime now) {
+    const bool one_started = one.started_at.has_value();
+    const bool other_started = other.started_at.has_value();
     if (one_started != other_started) return one_started;
-    if (!one_started && one->priority != other->priority) return one->priority < other->priority;
-    return one->number < other->number;
+    if (!one_started && urgency(one, now) != urgency(other, now)) {
+        return urgency(one, now) < urgency(other, now);
+    }
+    return one.number < other.number;
 }
 
 }  // namespace
 
-Runner::Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, RunnerLimits limits,
-               std::function<void(std::exception_ptr)> failed)
+Runner::Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, Slots& slots,
+               const Clock& clock, std::function<void(std::exception_ptr)> failed)
     : loop_(std::move(loop)),
       queue_(queue),
       engine_(engine),
-      limits_(limits),
+      slots_(slots),
+      clock_(clock),
       failed_(std::move(failed)) {}
 
 asio::awaitable<void> Runner::run() {
@@ -50,7 +61,10 @@ void Runner::dispatch() {
     for (auto it = cancelled; it != waiting.end(); ++it)
         spawn(**it, engine_.end_unstarted((*it)->number));
     waiting.erase(cancelled, waiting.end());
-    std::sort(waiting.begin(), waiting.end(), comes_before);
+    std::sort(waiting.begin(), waiting.end(),
+              [now = clock_.now()](const Job* one, const Job* other) {
+                  return comes_before(*one, *other, now);
+              });
     std::vector<const Job*> passed;
     for (const Job* job : waiting) {
         std::string why;
@@ -66,7 +80,7 @@ void Runner::dispatch() {
                 }
             }
         }
-        if (why.empty() && running_.size() >= limits_.running_max) why = "a free slot";
+        if (why.empty() && !slots_.try_take(job->number, job->priority)) why = "a free slot";
         if (why.empty()) {
             spawn(*job, engine_.run(job->number));
         } else {
@@ -100,6 +114,7 @@ void Runner::spawn(const Job& job, asio::awaitable<void> work) {
     running_.insert(number);
     asio::co_spawn(loop_, std::move(work), [this, number](std::exception_ptr failure) {
         running_.erase(number);
+        slots_.release(number);
         if (failure) failed_(failure);
         ended_.notify();
         queue_.changed().notify();

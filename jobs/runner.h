@@ -1,7 +1,7 @@
-// Decides which open job runs when: in order of priority and number, at most `running_max` at once,
-// and only with its locks. A job that must wait says for what (`waiting_for`), and nobody behind it
-// may take what it waits for. After a restart the jobs that had started come first: they hold their
-// locks.
+// Decides which open job runs when: in order of priority and number, each with a slot and with its
+// locks. Waiting makes urgent: every five minutes in the queue count as one priority. A job that
+// must wait says for what (`waiting_for`), and nobody behind it may take what it waits for. After a
+// restart the jobs that had started come first: they hold their locks.
 #pragma once
 
 #include <functional>
@@ -14,16 +14,12 @@
 
 namespace bpg::jobs {
 
-struct RunnerLimits {
-    std::size_t running_max = 4;
-};
-
 /// Loop thread only.
 class Runner {
   public:
     /// `failed` hears of exceptions nobody expected: the daemon ends then.
-    Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, RunnerLimits limits,
-           std::function<void(std::exception_ptr)> failed);
+    Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, Slots& slots,
+           const Clock& clock, std::function<void(std::exception_ptr)> failed);
 
     /// Looks for jobs that can run now, and again whenever one is submitted or ends. Ends at
     /// stop().
@@ -44,7 +40,8 @@ class Runner {
     asio::any_io_executor loop_;
     Queue& queue_;
     Engine& engine_;
-    RunnerLimits limits_;
+    Slots& slots_;
+    const Clock& clock_;
     std::function<void(std::exception_ptr)> failed_;
     std::set<std::uint64_t> running_;
     bool stopping_ = false;

@@ -109,6 +109,7 @@ class Daemon {
     jobs::CrashPoints crash_;
     jobs::Store store_;
     jobs::Queue queue_;
+    jobs::Slots slots_;
     jobs::Engine engine_;
     jobs::Runner runner_;
     operations::Requests requests_;
@@ -138,8 +139,9 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
                 clock_,    operation_settings(config_)},
       store_(config_.store_dir(), loop_.get_executor(), metrics_),
       queue_(store_, registry_, clock_, {config_.jobs.queued_max}),
-      engine_(queue_, registry_, clock_, metrics_, crash_, {}),
-      runner_(loop_.get_executor(), queue_, engine_, {config_.jobs.running_max},
+      slots_(config_.jobs.running_max),
+      engine_(queue_, slots_, registry_, clock_, metrics_, crash_, {}),
+      runner_(loop_.get_executor(), queue_, engine_, slots_, clock_,
               [this](std::exception_ptr failure) {
                   log::error("a job ended in a way nobody expected",
                              {{"why", describe(failure).detail}});

@@ -1,9 +1,10 @@
 // Several users work at random on the same few branches at once. Whatever they do to one another,
 // nothing fails but what must be refused, in the end the outside world is what the catalog says,
-// and bpgd holds no more memory and no more descriptors than before.
+// and bpgd holds no more memory and no more descriptors than before. The same with bpgd killed
+// again and again under them: no job that was acknowledged is lost, done twice, or stuck.
 //
 // BPG_SEED repeats a run's choices (their order among the users is the machine's), BPG_LONG makes
-// it two thousand operations.
+// it two thousand operations and two hundred kills.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
@@ -36,17 +37,31 @@ std::uint64_t seed() {
     return given != nullptr ? std::stoull(given) : std::random_device()();
 }
 
+/// What they must expect too where jobs are cancelled and bpgd is away at times.
+const std::set<std::string> kTroubles = {"busy",
+                                         "branch_exists",
+                                         "branch_has_children",
+                                         "branch_not_found",
+                                         "job_cancelled",
+                                         "job_ended",
+                                         "job_irreversible",
+                                         "job_not_cancelled",
+                                         "job_undoing",
+                                         "parent_gone",
+                                         "daemon_unreachable",
+                                         "starting",
+                                         "branch_not_running"};
+
 /// What became of the operations, from any thread.
 class Tally {
   public:
+    explicit Tally(const std::set<std::string>& expected) : expected_(expected) {}
     void note(const std::string& what, const CliResult& result) {
         std::string outcome = "ok";
         if (!result.ok()) {
             const CliError error = result.error();
             outcome = error.code;
-            const bool is_expected =
-                kRefusals.contains(error.code) && (result.exit_code == 3 || result.exit_code == 5);
-            if (!is_expected) {
+            if (!expected_.contains(error.code)) {
                 const std::lock_guard lock(mutex_);
                 unexpected_.push_back(what + ": " + result.text());
             }
@@ -63,9 +78,34 @@ class Tally {
     const std::vector<std::string>& unexpected() const { return unexpected_; }
 
   private:
+    const std::set<std::string>& expected_;
     std::mutex mutex_;
     std::map<std::string, std::size_t> counts_;
     std::vector<std::string> unexpected_;
+};
+
+/// Ids of jobs that bpgd said it has taken, from any thread.
+class Acknowledged {
+  public:
+    void note(const CliResult& result) {
+        if (!result.ok()) return;
+        const Json job = result.json();
+        if (!job.contains("operation")) return;  // the object was there already
+        const std::lock_guard lock(mutex_);
+        ids_.push_back(job.at("id"));
+    }
+    /// One of the latest; empty while there is none.
+    std::string recent(std::mt19937_64& random) {
+        const std::lock_guard lock(mutex_);
+        if (ids_.empty()) return "";
+        const std::size_t back = std::min<std::size_t>(ids_.size(), 4);
+        return ids_[ids_.size() - 1 - random() % back];
+    }
+    const std::vector<std::string>& ids() const { return ids_; }
+
+  private:
+    std::mutex mutex_;
+    std::vector<std::string> ids_;
 };
 
 /// One user's next command line, without the global flags.
@@ -105,6 +145,59 @@ class Soak : public HostSuite<Soak> {
             }
         });
         host().wait_until_idle();
+    }
+
+    /// Until `is_over`; half of the commands only hand their job in, and some jobs are cancelled.
+    static void work_through_kills(const std::atomic<bool>& is_over, std::uint64_t seed,
+                                   Tally& tally, Acknowledged& acknowledged) {
+        at_once(kUsers, [&](std::size_t user) {
+            std::mt19937_64 random(seed + user);
+            while (!is_over) {
+                const std::string victim = random() % 8 == 0 ? acknowledged.recent(random) : "";
+                if (!victim.empty()) {
+                    tally.note("cancel", host().bpg({"-o", "json", "job", "cancel", victim}));
+                    continue;
+                }
+                std::vector<std::string> arguments = choose(random);
+                const std::string verb = arguments[0] == "branch" ? arguments[1] : arguments[0];
+                const bool hand_in = verb != "status" && random() % 2 == 0;
+                arguments.insert(arguments.begin(), {"-y", "-o", "json"});
+                if (hand_in) arguments.insert(arguments.begin(), "--no-wait");
+                const CliResult result = host().bpg(arguments);
+                tally.note(verb, result);
+                if (hand_in) acknowledged.note(result);
+            }
+        });
+    }
+
+    /// The longest time from a kill until bpgd answered again.
+    static std::chrono::milliseconds kill_again_and_again(int times, std::mt19937_64& random) {
+        std::chrono::milliseconds slowest{0};
+        for (int kill = 0; kill < times; ++kill) {
+            // Longer than the longest step, or nothing could ever get done.
+            std::this_thread::sleep_for(std::chrono::milliseconds(500 + random() % 2000));
+            const auto began = std::chrono::steady_clock::now();
+            host().kill_daemon();
+            host().start_daemon();
+            const auto away = std::chrono::steady_clock::now() - began;
+            slowest =
+                std::max(slowest, std::chrono::duration_cast<std::chrono::milliseconds>(away));
+        }
+        return slowest;
+    }
+
+    static void expect_all_ended(const std::vector<std::string>& ids) {
+        const std::set<std::string> ends = {"succeeded", "failed", "cancelled"};
+        for (const std::string& id : ids) {
+            const Json job = host().bpg_json({"job", "get", id});
+            EXPECT_TRUE(ends.contains(job.at("state").get<std::string>())) << job.dump(2);
+        }
+        const Json stuck = host().bpg_json({"job", "list", "--state", "stuck"});
+        EXPECT_EQ(stuck.at("items"), Json::array());
+        // A parent that was still being made may have been cancelled.
+        const Json failed = host().bpg_json({"job", "list", "--state", "failed"});
+        for (const Json& job : failed.at("items"))
+            EXPECT_EQ(job.at("error").at("code"), "parent_gone") << job.dump(2);
     }
 
     /// Every branch that runs is the one it is called, with the rows of its line.
@@ -166,7 +259,7 @@ TEST_P(Soak, RandomOperationsOfManyUsersLeaveTheWorldAsTheCatalogSaysAndBpgdAsIt
     const World world_before = host().world();
     const LagWatch lag{host()};
     const std::size_t complaints_before = complaints().size();
-    Tally tally;
+    Tally tally(kRefusals);
     work(warm_up, number, tally);
     delete_branches();
     const Footprint before = footprint();
@@ -193,6 +286,36 @@ TEST_P(Soak, RandomOperationsOfManyUsersLeaveTheWorldAsTheCatalogSaysAndBpgdAsIt
     EXPECT_EQ(host().bpg_json({"job", "list", "--state", "failed"}).at("items"), Json::array());
     const auto said = complaints();
     EXPECT_EQ(said.size(), complaints_before) << said.back();
+    remove_database("soak");
+}
+
+TEST_P(Soak, KillingBpgdAtRandomMomentsLosesDoublesAndLeavesNothing) {
+    const std::string main = database_with_items("soak", kRows);
+    const pid_t parent = host().postmaster(main).pid;
+    const std::uint64_t number = seed();
+    const int kills = long_mode() ? 200 : 25;
+    fmt::print("BPG_SEED={}, {} kills under {} users\n", number, kills, kUsers);
+    const World world_before = host().world();
+    Tally tally(kTroubles);
+    Acknowledged acknowledged;
+    std::atomic<bool> is_over{false};
+    std::mt19937_64 random(number + kUsers);
+    {
+        const std::jthread users([&] { work_through_kills(is_over, number, tally, acknowledged); });
+        const auto slowest = kill_again_and_again(kills, random);
+        fmt::print("away for {} ms at most\n", slowest.count());
+        is_over = true;
+    }
+    host().wait_until_idle();
+    fmt::print("{}\n", tally.text());
+    EXPECT_EQ(tally.unexpected(), std::vector<std::string>{});
+    EXPECT_GT(acknowledged.ids().size(), static_cast<std::size_t>(kills) / 2);
+    expect_all_ended(acknowledged.ids());
+    EXPECT_EQ(host().compare_world_with_catalog(), "");
+    expect_true_branches();
+    EXPECT_EQ(host().postmaster(main).pid, parent);
+    delete_branches();
+    EXPECT_EQ(describe_difference(world_before, host().world()), "");
     remove_database("soak");
 }
 

@@ -41,8 +41,8 @@ class Life {
           loop_(std::make_unique<asio::io_context>(1)),
           store_(directory / "store", loop_->get_executor(), metrics_),
           queue_(store_, registry_, clock_, {}),
-          engine_(queue_, registry_, clock_, metrics_, crash_, limits()),
-          runner_(loop_->get_executor(), queue_, engine_, {4},
+          engine_(queue_, slots_, registry_, clock_, metrics_, crash_, limits()),
+          runner_(loop_->get_executor(), queue_, engine_, slots_, clock_,
                   [this](std::exception_ptr) {
                       crashed_ = true;
                       loop_->stop();
@@ -130,6 +130,7 @@ class Life {
     std::unique_ptr<asio::io_context> loop_;
     jobs::Store store_;
     jobs::Queue queue_;
+    jobs::Slots slots_{4};
     jobs::Engine engine_;
     jobs::Runner runner_;
     operations::Requests requests_;

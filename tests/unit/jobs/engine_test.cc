@@ -83,17 +83,30 @@ class Play {
     JobContext& context_;
 };
 
+/// Stands still until a test moves it.
+class TestClock final : public Clock {
+  public:
+    WallTime now() const override { return now_; }
+    void advance(std::chrono::microseconds by) { now_ += by; }
+
+  private:
+    WallTime now_ = SystemClock().now();
+};
+
 /// One life of the daemon.
 class Life {
   public:
-    Life(const std::filesystem::path& directory, Stage& stage)
+    Life(const std::filesystem::path& directory, Stage& stage, const Clock& clock,
+         std::size_t slots)
         : store_(directory, loop_->get_executor(), metrics_),
-          queue_(store_, registry_, clock_, {}),
-          engine_(queue_, registry_, clock_, metrics_, crash_, limits()),
-          runner_(loop_->get_executor(), queue_, engine_, {4}, [this](std::exception_ptr) {
-              died_ = true;
-              loop_->stop();
-          }) {
+          queue_(store_, registry_, clock, {}),
+          slots_(slots),
+          engine_(queue_, slots_, registry_, clock, metrics_, crash_, limits()),
+          runner_(loop_->get_executor(), queue_, engine_, slots_, clock,
+                  [this](std::exception_ptr) {
+                      died_ = true;
+                      loop_->stop();
+                  }) {
         registry_.add<Play>(
             [&stage](JobContext& context) { return std::make_unique<Play>(stage, context); });
         queue_.load();
@@ -138,12 +151,14 @@ class Life {
         }
         return {};
     }
-    Job submit(const std::string& target, std::vector<Lock> locks = {}) {
+    Job submit(const std::string& target, std::vector<Lock> locks = {},
+               Priority priority = Priority::kInteractive) {
         Submission submission;
         submission.operation = "play";
         submission.target = target;
         submission.data = Play::State{};
         submission.locks = std::move(locks);
+        submission.priority = priority;
         return wait_for(queue_.submit(std::move(submission), Batch{}));
     }
     Job end_of(const Job& job) {
@@ -176,12 +191,12 @@ class Life {
     }
 
     std::unique_ptr<asio::io_context> loop_ = std::make_unique<asio::io_context>(1);
-    SystemClock clock_;
     metrics::Instruments metrics_;
     OperationRegistry registry_;
     CrashPoints crash_;
     Store store_;
     Queue queue_;
+    Slots slots_;
     Engine engine_;
     Runner runner_;
     bool died_ = false;
@@ -199,9 +214,9 @@ class EngineTest : public ::testing::Test {
         life_.reset();
         remove_tree(directory_);
     }
-    Life& next_life() {
+    Life& next_life(std::size_t slots = 4) {
         life_.reset();
-        life_ = std::make_unique<Life>(directory_, stage_);
+        life_ = std::make_unique<Life>(directory_, stage_, clock_, slots);
         return *life_;
     }
     Life& life() { return *life_; }
@@ -232,6 +247,7 @@ class EngineTest : public ::testing::Test {
     const std::filesystem::path directory_ =
         std::filesystem::temp_directory_path() / ("bpg-engine-" + new_id());
     Stage stage_;
+    TestClock clock_;
 
   private:
     std::unique_ptr<Life> life_;
@@ -500,6 +516,71 @@ TEST_F(EngineTest, OnlyAStuckJobIsTriedAgain) {
     const ErrorInfo ended = life().refusal(life().queue().retry(job.id, {}));
     EXPECT_EQ(ended.detail, "play prod is cancelled");
     EXPECT_EQ(ended.hint, "to have it done again, give the command again");
+}
+
+TEST_F(EngineTest, AJobThatOnlyWaitsHoldsNoSlot) {
+    stage_.runs["patient.two"] = wait_an_hour;
+    next_life(/*slots=*/1);
+    const Job patient = life().submit("patient");
+    life().reach(patient, JobState::kWaiting);
+    EXPECT_EQ(life().end_of(life().submit("quick")).state, JobState::kSucceeded);
+}
+
+TEST_F(EngineTest, AJobThatHasWaitedGoesOnOnlyWithASlot) {
+    const auto release = std::make_shared<Signal>();
+    stage_.runs["patient.two"] = wait_an_hour;
+    stage_.runs["busy.one"] = [release](const JobContext&) -> asio::awaitable<Progress> {
+        co_await release->wait_until(std::chrono::steady_clock::now() + 10s);
+        co_return Done{};
+    };
+    next_life(/*slots=*/1);
+    const Job patient = life().submit("patient");
+    life().reach(patient, JobState::kWaiting);
+    const Job busy = life().submit("busy");
+    life().reach(busy, JobState::kRunning);
+    cancel(patient);
+    EXPECT_EQ(life().queue().get(patient.id).state, JobState::kWaiting);
+    release->notify();
+    EXPECT_EQ(life().end_of(patient).state, JobState::kCancelled);
+    EXPECT_EQ(life().end_of(busy).state, JobState::kSucceeded);
+}
+
+TEST_F(EngineTest, OneSlotIsKeptForInteractiveJobs) {
+    const auto hold = [](const JobContext&) -> asio::awaitable<Progress> {
+        co_await pause_for(1h);
+        co_return Done{};
+    };
+    for (const char* name : {"nightly.one", "second.one", "user.one"})
+        stage_.runs[name] = hold;
+    next_life(/*slots=*/2);
+    life().reach(life().submit("nightly", {}, Priority::kScheduled), JobState::kRunning);
+    const Job second = life().submit("second", {}, Priority::kHousekeeping);
+    const Job user = life().submit("user");
+    life().reach(user, JobState::kRunning);
+    EXPECT_EQ(life().queue().get(second.id).state, JobState::kQueued);
+    EXPECT_EQ(life().queue().get(second.id).waiting_for, "a free slot");
+}
+
+TEST_F(EngineTest, WaitingMakesUrgent) {
+    const auto release = std::make_shared<Signal>();
+    stage_.runs["first.one"] = [release](const JobContext&) -> asio::awaitable<Progress> {
+        co_await release->wait_until(std::chrono::steady_clock::now() + 10s);
+        co_return Done{};
+    };
+    next_life(/*slots=*/1);
+    life().reach(life().submit("first"), JobState::kRunning);
+    const Job nightly = life().submit("nightly", {}, Priority::kHousekeeping);
+    clock_.advance(11min);
+    const Job old = life().submit("old", {}, Priority::kScheduled);
+    const Job user = life().submit("user");
+    release->notify();
+    for (const Job& job : {nightly, old, user})
+        life().end_of(job);
+    std::vector<std::string> order;
+    for (const std::string& line : stage_.log) {
+        if (line.ends_with(".one")) order.push_back(line);
+    }
+    EXPECT_EQ(order, (Words{"run first.one", "run nightly.one", "run user.one", "run old.one"}));
 }
 
 }  // namespace
