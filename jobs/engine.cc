@@ -349,6 +349,7 @@ asio::awaitable<void> Engine::step_backward(Attempt& attempt) {
     Job& job = attempt.job;
     if (attempt.program->has_undo(attempt.row)) {
         crash_.reach(job.operation, job.step, "before_undo");
+        attempt.context.set_reversible(false);
         Failure failure;
         try {
             co_await attempt.program->undo(attempt.row);

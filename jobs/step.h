@@ -92,7 +92,7 @@ class JobContext {
     void throw_if_cancelled() const {
         if (is_cancelled()) throw Error(cancelled_error());
     }
-    /// Of the row that is about to run; said by the engine.
+    /// Of the row that is about to run; an undo is never cancelled. Said by the engine.
     void set_reversible(bool is_reversible) { is_reversible_ = is_reversible; }
 
   private:

@@ -74,6 +74,7 @@ class Play {
     asio::awaitable<void> undo(std::string row) {
         const std::string name = context_.target() + "." + row;
         stage_.log.push_back("undo " + name);
+        context_.throw_if_cancelled();  // an undo shares code with rows, and is never cancelled
         const auto found = stage_.undos.find(name);
         if (found != stage_.undos.end()) found->second();
         co_return;
