@@ -43,6 +43,7 @@ struct Slot {
     std::string name;
     CLI::Option* option = nullptr;
     std::string value;
+    std::vector<std::string> list;  ///< of an option that repeats
     bool on = false;
 };
 using Slots = std::deque<Slot>;
@@ -52,6 +53,10 @@ void add_option(CLI::App& app, Slots& slots, const Option& option) {
     slot.name = long_flag(option);
     if (option.value.empty()) {
         slot.option = app.add_flag(std::string(option.flags), slot.on, std::string(option.help));
+    } else if (option.repeats) {
+        slot.option = app.add_option(std::string(option.flags), slot.list, std::string(option.help))
+                          ->type_name(std::string(option.value))
+                          ->allow_extra_args(false);
     } else {
         slot.option =
             app.add_option(std::string(option.flags), slot.value, std::string(option.help))
@@ -65,6 +70,8 @@ Arguments collect(const Slots& slots) {
         if (slot.option->count() == 0) continue;
         if (slot.on) {
             arguments.switches.insert(slot.name);
+        } else if (!slot.list.empty()) {
+            arguments.lists[slot.name] = slot.list;
         } else if (slot.option->get_items_expected_max() > 0) {
             arguments.values[slot.name] = slot.value;
         }

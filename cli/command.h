@@ -24,12 +24,14 @@ struct Option {
     std::string_view flags;  ///< "--from", "-f,--follow"
     std::string_view value;  ///< what follows it, as shown; empty for a switch
     std::string_view help;
+    bool repeats = false;  ///< may be given more than once
 };
 
 /// What was given on the command line, by the name of the positional or the long flag.
 class Arguments {
   public:
     std::map<std::string, std::string, std::less<>> values;
+    std::map<std::string, std::vector<std::string>, std::less<>> lists;  ///< of those that repeat
     std::set<std::string, std::less<>> switches;
     std::vector<std::string> rest;  ///< after the first "--", for commands that pass it on
 

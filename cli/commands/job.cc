@@ -115,6 +115,25 @@ int retry(Session& session, const Arguments& arguments) {
     return 0;
 }
 
+int submit_any(Session& session, const Arguments& arguments) {
+    nlohmann::json params = nlohmann::json::object();
+    const auto given = arguments.lists.find("--param");
+    if (given != arguments.lists.end()) {
+        for (const std::string& param : given->second) {
+            const auto equals = param.find('=');
+            if (equals == std::string::npos || equals == 0) {
+                throw usage_failure(fmt::format("\"{}\" is no parameter", one_line(param)),
+                                    "a parameter has a name and a value",
+                                    "write it like --param target=prod/dev");
+            }
+            params[param.substr(0, equals)] = param.substr(equals + 1);
+        }
+    }
+    const nlohmann::json body{{"operation", arguments.at("OPERATION")}, {"params", params}};
+    show_object(session, run_mutation(session, {"POST", "/v1/jobs", body}, {.prints_job = true}));
+    return 0;
+}
+
 int tail(Session& session, const Arguments& arguments) {
     std::int64_t after = 0;
     if (const auto from = arguments.find("--from-event")) {
@@ -167,6 +186,13 @@ std::span<const Command> job_commands() {
          tail,
          false,
          "bpg job tail -f 7k3m"},
+        {"job submit",
+         "have any operation done",
+         {{"OPERATION", "for example branch-create"}},
+         {{"--param", "K=V", "a long flag of its command, without dashes", true}},
+         submit_any,
+         false,
+         "bpg job submit branch-create --param target=prod/dev --param fast=true"},
         {"job cancel",
          "undo an open job and end it",
          {{"ID", "its id, or the beginning of it"}},

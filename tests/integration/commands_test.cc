@@ -6,6 +6,7 @@
 #include <regex>
 
 #include "orchestrator/base/subprocess.h"
+#include "tests/harness/refusals.h"
 #include "tests/harness/suite.h"
 
 namespace bpg::test {
@@ -134,6 +135,43 @@ TEST_P(Commands, JobTellsItsStepsAndResult) {
     EXPECT_EQ(host().bpg_json({"job", "get", id.substr(0, id.size() - 1)}).at("id"), id)
         << "a unique prefix is accepted";
     remove("shop/job");
+}
+
+TEST_P(Commands, JobSubmitDoesWhatTheCommandDoes) {
+    const Json job = host().bpg_json({"job", "submit", "branch-create", "--param",
+                                      "target=shop/handed", "--param", "from=shop/main"});
+    EXPECT_EQ(job.at("operation"), "branch-create");
+    EXPECT_EQ(job.at("state"), "succeeded");
+    EXPECT_EQ(host().branch("shop/handed").at("state"), "running");
+    const Json stop = host().bpg_json({"job", "submit", "stop", "--param", "target=shop/handed"});
+    EXPECT_EQ(stop.at("result").at("ref"), "shop/handed");
+    EXPECT_EQ(host().branch("shop/handed").at("state"), "stopped");
+    const std::vector<std::string> submit = {"job", "submit", "branch-delete", "--param",
+                                             "target=shop/handed"};
+    EXPECT_EQ(host().bpg_json(submit).at("state"), "succeeded");
+    EXPECT_EQ(host().bpg_error(submit).code, "branch_not_found");
+}
+
+TEST_P(Commands, JobSubmitSaysWhatAnOperationTakes) {
+    const auto refused = [](std::vector<std::string> words, const CliError& expected) {
+        words.insert(words.begin(), {"job", "submit"});
+        expect_refused(host(), words, expected);
+    };
+    refused({"sync"}, {2, "operation_unknown", "there is no operation \"sync\"",
+                       "there are db-create, db-delete, branch-create, branch-delete, start, stop "
+                       "and restart",
+                       "correct its name"});
+    refused({"stop"}, {2, "parameter_missing", "stop needs the parameter target",
+                       "it was not given", "add --param target=…"});
+    refused({"stop", "--param", "target=shop/main", "--param", "fast=true"},
+            {2, "parameter_unknown", "stop has no parameter fast", "it takes target, force",
+             "parameters are the long flags of the command, without dashes"});
+    refused({"stop", "--param", "target=shop/main", "--param", "force=maybe"},
+            {2, "parameter_invalid", "the parameter force of stop has no valid value",
+             "\"maybe\" is neither true nor false", "give force=true, or leave it out"});
+    refused({"stop", "--param", "target"},
+            {2, "usage", "\"target\" is no parameter", "a parameter has a name and a value",
+             "write it like --param target=prod/dev"});
 }
 
 TEST_P(Commands, StatusNamesDriversBranchesAndPorts) {

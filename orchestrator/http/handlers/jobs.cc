@@ -6,6 +6,7 @@
 #include "orchestrator/base/error.h"
 #include "orchestrator/http/render.h"
 #include "orchestrator/http/wire.h"
+#include "orchestrator/operations/submit.h"
 
 namespace bpg::http {
 namespace {
@@ -42,6 +43,16 @@ asio::awaitable<Response> list(ApiServices& api, Request request) {
 
 asio::awaitable<Response> get(ApiServices& api, Request request) {
     co_return json_response(200, job_json(api.queue.get(request.param("id"))));
+}
+
+asio::awaitable<Response> submit(ApiServices& api, Request request, jobs::RequestKey key) {
+    Fields fields(request, Fields::Body::kNeeded);
+    std::string operation = fields.text("operation");
+    operations::Parameters parameters = fields.texts("params");
+    fields.finish();
+    jobs::Job job = co_await operations::submit(api.requests, std::move(operation),
+                                                std::move(parameters), std::move(key));
+    co_return co_await job_response(api, std::move(request), std::move(job));
 }
 
 asio::awaitable<Response> cancel(ApiServices& api, Request request, jobs::RequestKey key) {
@@ -97,6 +108,7 @@ void add_job_routes(Router& router, ApiServices& api) {
     add_route(router, api, "GET", "/v1/jobs", list);
     add_route(router, api, "GET", "/v1/jobs/{id}", get);
     add_route(router, api, "GET", "/v1/jobs/{id}/events", events);
+    add_mutation(router, api, "POST", "/v1/jobs", submit);
     add_mutation(router, api, "POST", "/v1/jobs/{id}/cancel", cancel);
     add_mutation(router, api, "POST", "/v1/jobs/{id}/retry", retry);
 }

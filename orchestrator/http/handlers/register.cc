@@ -201,6 +201,21 @@ bool Fields::flag(const std::string& name) {
                       "send true or false, or leave it out");
 }
 
+std::map<std::string, std::string> Fields::texts(const std::string& name) {
+    std::map<std::string, std::string> texts;
+    const json* value = take(name);
+    if (value == nullptr) return texts;
+    for (const auto& [key, text] : value->items()) {
+        if (!value->is_object() || !text.is_string()) {
+            throw field_error("field_invalid", name,
+                              fmt::format("\"{}\" takes an object of texts", name),
+                              "send it like {\"target\": \"prod/dev\", \"fast\": \"true\"}");
+        }
+        texts.emplace(key, text.get<std::string>());
+    }
+    return texts;
+}
+
 void Fields::finish() const {
     for (const auto& [name, value] : object_.items()) {
         if (std::find(taken_.begin(), taken_.end(), name) != taken_.end()) continue;

@@ -75,6 +75,8 @@ class Fields {
     std::optional<std::string> optional_text(const std::string& name);
     /// False when it is not there.
     bool flag(const std::string& name);
+    /// Members that are texts, by name; empty when it is not there.
+    std::map<std::string, std::string> texts(const std::string& name);
     void finish() const;
 
   private:
