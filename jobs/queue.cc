@@ -375,10 +375,10 @@ asio::awaitable<Job> Queue::retry(std::string id_or_prefix, RequestKey key) {
     co_return get(job.id);
 }
 
-asio::awaitable<void> Queue::note_orderly_end() {
+void Queue::note_orderly_end() {
     Batch batch;
     batch.put(orderly_end_key(), "");
-    co_await store_.commit(std::move(batch));
+    store_.commit_unawaited(std::move(batch));
 }
 
 std::shared_ptr<Signal> Queue::signal_of(const std::string& job_id) {

@@ -117,8 +117,8 @@ class Queue {
     bool is_cancel_requested(std::uint64_t number) const;
     /// Whether the daemon before this one ended without saying so.
     bool predecessor_died() const { return predecessor_died_; }
-    /// Says so.
-    asio::awaitable<void> note_orderly_end();
+    /// Says so to the next one; the store is closed next.
+    void note_orderly_end();
     /// For display only, not persisted.
     void show(std::uint64_t number, JobState state, std::string waiting_for);
     void show_progress(std::uint64_t number, StepProgress progress);

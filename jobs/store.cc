@@ -286,6 +286,11 @@ asio::awaitable<void> Store::commit(Batch batch) {
                                                                           asio::use_awaitable);
 }
 
+void Store::commit_unawaited(Batch batch) {
+    impl_->given.give({std::move(batch), LoopInbox::expect(impl_->loop), Task([] {})});
+    impl_->wake.post();
+}
+
 bool Store::waits_for_room() const {
     return impl_->waits_for_room;
 }

@@ -97,6 +97,10 @@ class Store {
     /// Returns when the batch is on disk; waits while the disk is full. Loop thread only.
     asio::awaitable<void> commit(Batch batch);
 
+    /// The same without anybody waiting: on disk at the latest when close() returns, unless the
+    /// disk is full. Loop thread only.
+    void commit_unawaited(Batch batch);
+
     /// Whether commits wait for room on the disk.
     bool waits_for_room() const;
     /// kExhausted `state_disk_full` when less than `reserve` is free. Blocks: call it on a pool.

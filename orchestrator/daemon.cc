@@ -389,7 +389,7 @@ void Daemon::run() {
         if (!co_await runner_.drain(kDrain)) {
             log::warning("some steps did not end in time and are gone on with at the next start");
         }
-        co_await queue_.note_orderly_end();
+        queue_.note_orderly_end();
         end(0);
     };
     spawn(stop(), "stop");

@@ -13,6 +13,19 @@ namespace {
 
 constexpr std::size_t kPasswordBytes = 24;
 
+/// What a process that was killed while it wrote this file has left; see write_file_durably().
+void remove_unfinished(const std::filesystem::path& file) {
+    const std::string prefix = "." + file.filename().native() + ".";
+    std::error_code none;
+    for (const auto& entry : std::filesystem::directory_iterator(file.parent_path(), none)) {
+        const std::string name = entry.path().filename();
+        if (!name.starts_with(prefix) || !name.ends_with(".tmp")) continue;
+        if (::unlink(entry.path().c_str()) != 0 && errno != ENOENT) {
+            throw errno_error("remove " + entry.path().native(), errno);
+        }
+    }
+}
+
 }  // namespace
 
 SecretStore::SecretStore(std::filesystem::path directory) : directory_(std::move(directory)) {}
@@ -27,6 +40,7 @@ std::filesystem::path SecretStore::path_of(const std::string& branch_id) const {
 std::string SecretStore::ensure_password(const std::string& branch_id) const {
     if (auto existing = find_password(branch_id)) return *existing;
     ensure_directory(directory_, 0700);
+    remove_unfinished(path_of(branch_id));
     const std::string password = random_hex(kPasswordBytes);
     write_file_durably(path_of(branch_id), password, 0600);
     return password;
@@ -40,6 +54,7 @@ void SecretStore::remove_password(const std::string& branch_id) const {
     if (::unlink(path_of(branch_id).c_str()) != 0 && errno != ENOENT) {
         throw errno_error("remove the password of branch " + branch_id, errno);
     }
+    remove_unfinished(path_of(branch_id));
 }
 
 }  // namespace bpg

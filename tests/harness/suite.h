@@ -73,7 +73,10 @@ struct LagWatch {
                                   "bpg_event_loop_lag_seconds");
         fmt::print("event loop lag, seconds: {}\n", lag.text());
         EXPECT_GT(lag.count(), 0);
-        EXPECT_EQ(lag.above(kUnderSanitizer ? 0.05 : 0.01), 0) << lag.text();
+        // The short form allows a machine with other work one late wake-up in a hundred.
+        const auto late = static_cast<double>(lag.above(kUnderSanitizer ? 0.05 : 0.01));
+        EXPECT_LE(late, long_mode() ? 0 : static_cast<double>(lag.count()) / 100 + 1) << lag.text();
+        EXPECT_EQ(lag.above(kUnderSanitizer ? 0.5 : 0.05), 0) << lag.text();
     }
 };
 

@@ -93,7 +93,14 @@ class ManyAtOnce : public HostSuite<ManyAtOnce> {
             took.size(), took[took.size() / 2].count(), took[took.size() * 9 / 10].count(),
             took.back().count(), served.text());
         fmt::print("{}\n", figures);
-        EXPECT_LT(took.back(), kStatusMax) << figures;
+        // On a machine with other work a process may wait longer than that for a CPU: in the short
+        // form it is the bulk of the calls, and what bpgd itself took.
+        if (long_mode()) {
+            EXPECT_LT(took.back(), kStatusMax) << figures;
+        } else {
+            EXPECT_LT(took[took.size() * 9 / 10], kStatusMax) << figures;
+            EXPECT_EQ(served.above(kUnderSanitizer ? 0.5 : 0.1), 0) << figures;
+        }
     }
 
     static void expect_whole_branch(std::size_t caller, const Caller& served) {
