@@ -253,16 +253,20 @@ std::string event_line(const json& event, bool colour) {
     return {};
 }
 
+json follow_showing_steps(Session& session, const std::string& job_id, std::int64_t after) {
+    const bool colour = session.terminal().err_colour;
+    return follow(session, job_id, after, Patience::kTenSeconds,
+                  [&session, colour](const std::string&, const json& event) {
+                      const std::string line = event_line(event, colour);
+                      // With JSON, stderr is for one object: the error.
+                      if (!line.empty() && !session.json()) session.note(line);
+                  });
+}
+
 json run_mutation(Session& session, const Mutation& mutation, MutationOptions options) {
     const json answer = submit(session, mutation);
     if (!is_job(answer) || session.globals().no_wait) return answer;
-    const bool colour = session.terminal().err_colour;
-    json job = follow(session, text_of(answer, "id"), 0, Patience::kTenSeconds,
-                      [&session, colour](const std::string&, const json& event) {
-                          const std::string line = event_line(event, colour);
-                          // With JSON, stderr is for one object: the error.
-                          if (!line.empty() && !session.json()) session.note(line);
-                      });
+    json job = follow_showing_steps(session, text_of(answer, "id"), 0);
     if (!succeeded(job)) throw failure_of_job(job);
     session.warn_all(member(job, "warnings"));
     if (options.prints_job) return job;

@@ -39,6 +39,10 @@ using EventSink = std::function<void(const std::string& line, const nlohmann::js
 nlohmann::json follow(Session& session, const std::string& job_id, std::int64_t after,
                       Patience patience, const EventSink& sink);
 
+/// The same with a line a step on stderr.
+nlohmann::json follow_showing_steps(Session& session, const std::string& job_id,
+                                    std::int64_t after);
+
 /// The Failure of a job that did not succeed, exit code by the kind of its error.
 Failure failure_of_job(const nlohmann::json& job);
 bool succeeded(const nlohmann::json& job);

@@ -52,20 +52,28 @@ void print_event(const Session& session, const std::string& line, const nlohmann
         text_of(event, "message").empty() ? "" : "  " + one_line(text_of(event, "message"))));
 }
 
-/// The number of the newest event.
-std::int64_t last_event(Session& session, const std::string& target) {
-    std::int64_t last = 0;
+/// Hands the events there are after `after` to `sink`.
+void stream_events(Session& session, const std::string& target, std::int64_t after,
+                   const EventSink& sink) {
     try {
-        session.client().stream(target + "/events", [&last](const std::string& line) {
-            const nlohmann::json event = nlohmann::json::parse(line, nullptr, false);
-            const nlohmann::json& seq = member(event, "seq");
-            if (seq.is_number_integer()) last = seq.get<std::int64_t>();
-        });
+        session.client().stream(fmt::format("{}/events?after={}", target, after),
+                                [&sink](const std::string& line) {
+                                    sink(line, nlohmann::json::parse(line, nullptr, false));
+                                });
     } catch (const Unreachable& lost) {
         throw unreachable_failure(session.client(), lost.what());
     } catch (const DeadlinePassed&) {
         throw no_answer_failure(*session.globals().timeout);
     }
+}
+
+/// The number of the newest event.
+std::int64_t last_event(Session& session, const std::string& target) {
+    std::int64_t last = 0;
+    stream_events(session, target, 0, [&last](const std::string&, const nlohmann::json& event) {
+        const nlohmann::json& seq = member(event, "seq");
+        if (seq.is_number_integer()) last = seq.get<std::int64_t>();
+    });
     return last;
 }
 
@@ -80,16 +88,6 @@ Failure not_cancelled(const nlohmann::json& job) {
             id};
 }
 
-/// Follows the job to its end; only what happens from now on is news.
-nlohmann::json wait_for_end(Session& session, const nlohmann::json& job, std::int64_t seen) {
-    const bool colour = session.terminal().err_colour;
-    return follow(session, text_of(job, "id"), seen, Patience::kTenSeconds,
-                  [&session, colour](const std::string&, const nlohmann::json& event) {
-                      const std::string line = event_line(event, colour);
-                      if (!line.empty() && !session.json()) session.note(line);
-                  });
-}
-
 int cancel(Session& session, const Arguments& arguments) {
     const std::string target = job_target(arguments.at("ID"));
     const std::int64_t seen = last_event(session, target);
@@ -98,7 +96,7 @@ int cancel(Session& session, const Arguments& arguments) {
         show_object(session, asked);
         return 0;
     }
-    const nlohmann::json job = wait_for_end(session, asked, seen);
+    const nlohmann::json job = follow_showing_steps(session, text_of(asked, "id"), seen);
     if (text_of(job, "state") != "cancelled") throw not_cancelled(job);
     show_object(session, job);
     return 0;
@@ -108,9 +106,12 @@ int retry(Session& session, const Arguments& arguments) {
     const std::string target = job_target(arguments.at("ID"));
     const std::int64_t seen = last_event(session, target);
     const nlohmann::json asked = submit(session, {"POST", target + "/retry", nullptr});
-    const nlohmann::json job =
-        session.globals().no_wait ? asked : wait_for_end(session, asked, seen);
-    if (!session.globals().no_wait && !succeeded(job)) throw failure_of_job(job);
+    if (session.globals().no_wait) {
+        show_object(session, asked);
+        return 0;
+    }
+    const nlohmann::json job = follow_showing_steps(session, text_of(asked, "id"), seen);
+    if (!succeeded(job)) throw failure_of_job(job);
     show_object(session, job);
     return 0;
 }
@@ -149,16 +150,7 @@ int tail(Session& session, const Arguments& arguments) {
         if (!succeeded(job)) throw failure_of_job(job);
         return 0;
     }
-    try {
-        session.client().stream(fmt::format("{}/events?after={}", job_target(id), after),
-                                [&print](const std::string& line) {
-                                    print(line, nlohmann::json::parse(line, nullptr, false));
-                                });
-    } catch (const Unreachable& lost) {
-        throw unreachable_failure(session.client(), lost.what());
-    } catch (const DeadlinePassed&) {
-        throw no_answer_failure(*session.globals().timeout);
-    }
+    stream_events(session, job_target(id), after, print);
     return 0;
 }
 
