@@ -303,8 +303,9 @@ asio::awaitable<Job> Queue::find_durable(std::string id_or_prefix) {
 }
 
 void Queue::refuse_cancel(const Job& job) const {
-    const std::string wait = "wait for it: bpg job tail -f " + job.id;
     const bool is_stuck = job.state == JobState::kStuck;
+    const std::string hint = is_stuck ? "it is stuck; go on with: bpg job retry " + job.id
+                                      : "wait for it: bpg job tail -f " + job.id;
     if (is_final(job.state) && !is_stuck) {
         throw Error(ErrorKind::kConflict, "job_ended", "job " + job.id + " has ended already",
                     fmt::format("{} {} {}", job.operation, job.target, to_string(job.state)),
@@ -314,8 +315,7 @@ void Queue::refuse_cancel(const Job& job) const {
         const ErrorInfo& why = job.cause ? *job.cause : *job.error;
         throw Error(ErrorKind::kConflict, "job_undoing",
                     "job " + job.id + " is being undone already",
-                    fmt::format("{} failed: {}", job.error_step, why.message),
-                    is_stuck ? "it is stuck; go on with: bpg job retry " + job.id : wait);
+                    fmt::format("{} failed: {}", job.error_step, why.message), hint);
     }
     const auto* entry = registry_.find(job.operation);
     const bool begun = !job.fresh || job.state != JobState::kQueued;
@@ -326,7 +326,7 @@ void Queue::refuse_cancel(const Job& job) const {
                     "job " + job.id + " can no longer be cancelled",
                     fmt::format("{} {} is at step {}: {}", job.operation, job.target, job.step,
                                 row.irreversible),
-                    wait);
+                    hint);
     }
 }
 

@@ -88,32 +88,30 @@ Failure not_cancelled(const nlohmann::json& job) {
             id};
 }
 
-int cancel(Session& session, const Arguments& arguments) {
+/// Asks for it, shows the job, and with --no-wait not its end but what it is now.
+int change(Session& session, const Arguments& arguments, const char* verb,
+           void (*check_end)(const nlohmann::json& job)) {
     const std::string target = job_target(arguments.at("ID"));
     const std::int64_t seen = last_event(session, target);
-    const nlohmann::json asked = submit(session, {"POST", target + "/cancel", nullptr});
-    if (session.globals().no_wait) {
-        show_object(session, asked);
-        return 0;
+    nlohmann::json job = submit(session, {"POST", fmt::format("{}/{}", target, verb), nullptr});
+    if (!session.globals().no_wait) {
+        job = follow_showing_steps(session, text_of(job, "id"), seen);
+        check_end(job);
     }
-    const nlohmann::json job = follow_showing_steps(session, text_of(asked, "id"), seen);
-    if (text_of(job, "state") != "cancelled") throw not_cancelled(job);
     show_object(session, job);
     return 0;
 }
 
+int cancel(Session& session, const Arguments& arguments) {
+    return change(session, arguments, "cancel", [](const nlohmann::json& job) {
+        if (text_of(job, "state") != "cancelled") throw not_cancelled(job);
+    });
+}
+
 int retry(Session& session, const Arguments& arguments) {
-    const std::string target = job_target(arguments.at("ID"));
-    const std::int64_t seen = last_event(session, target);
-    const nlohmann::json asked = submit(session, {"POST", target + "/retry", nullptr});
-    if (session.globals().no_wait) {
-        show_object(session, asked);
-        return 0;
-    }
-    const nlohmann::json job = follow_showing_steps(session, text_of(asked, "id"), seen);
-    if (!succeeded(job)) throw failure_of_job(job);
-    show_object(session, job);
-    return 0;
+    return change(session, arguments, "retry", [](const nlohmann::json& job) {
+        if (!succeeded(job)) throw failure_of_job(job);
+    });
 }
 
 int submit_any(Session& session, const Arguments& arguments) {

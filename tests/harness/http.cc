@@ -14,6 +14,7 @@
 #include <stdexcept>
 
 #include "orchestrator/base/files.h"
+#include "tests/harness/ports.h"
 
 namespace bpg::test {
 
@@ -36,13 +37,8 @@ std::string http_get(std::uint16_t port, const std::string& path) {
     const UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     if (!socket) throw std::runtime_error("no socket");
     ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &kPatience, sizeof kPatience);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(port);
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    sockaddr generic{};
-    std::memcpy(&generic, &address, sizeof generic);
-    if (::connect(socket.get(), &generic, sizeof generic) != 0) {
+    const sockaddr address = loopback(port);
+    if (::connect(socket.get(), &address, sizeof address) != 0) {
         throw std::runtime_error(fmt::format("nobody listens on 127.0.0.1:{}", port));
     }
     const std::string request = fmt::format(

@@ -31,11 +31,7 @@ UniqueFd try_lock_slot(int slot) {
 
 }  // namespace
 
-bool port_is_free(std::uint16_t port) {
-    const UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (!socket) throw std::runtime_error("no socket");
-    const int on = 1;  // as PostgreSQL does: a port in TIME_WAIT is free
-    ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+sockaddr loopback(std::uint16_t port) {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(port);
@@ -43,7 +39,16 @@ bool port_is_free(std::uint16_t port) {
     sockaddr generic{};
     static_assert(sizeof generic == sizeof address);
     std::memcpy(&generic, &address, sizeof generic);
-    return ::bind(socket.get(), &generic, sizeof generic) == 0;
+    return generic;
+}
+
+bool port_is_free(std::uint16_t port) {
+    const UniqueFd socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    if (!socket) throw std::runtime_error("no socket");
+    const int on = 1;  // as PostgreSQL does: a port in TIME_WAIT is free
+    ::setsockopt(socket.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    const sockaddr address = loopback(port);
+    return ::bind(socket.get(), &address, sizeof address) == 0;
 }
 
 PortSlot::PortSlot() {

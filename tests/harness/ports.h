@@ -3,6 +3,8 @@
 // free when it was taken.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <cstdint>
 #include <vector>
 
@@ -30,6 +32,9 @@ class PortSlot {
     std::uint16_t first_ = 0;
     UniqueFd lock_;
 };
+
+/// The address of this port on 127.0.0.1, for bind() and connect().
+sockaddr loopback(std::uint16_t port);
 
 /// Whether 127.0.0.1:port can be bound right now.
 bool port_is_free(std::uint16_t port);

@@ -64,13 +64,8 @@ class Stranger {
     explicit Stranger(std::uint16_t port) : socket_(::socket(AF_INET, SOCK_STREAM, 0)) {
         const int on = 1;
         ::setsockopt(socket_.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-        sockaddr_in address{};
-        address.sin_family = AF_INET;
-        address.sin_port = htons(port);
-        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-        sockaddr generic{};
-        std::memcpy(&generic, &address, sizeof generic);
-        if (::bind(socket_.get(), &generic, sizeof generic) != 0 ||
+        const sockaddr address = loopback(port);
+        if (::bind(socket_.get(), &address, sizeof address) != 0 ||
             ::listen(socket_.get(), 1) != 0) {
             throw std::runtime_error(fmt::format("port {} is not free", port));
         }

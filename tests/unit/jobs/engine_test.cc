@@ -497,6 +497,22 @@ TEST_F(EngineTest, AStuckJobOnItsWayForwardIsCancelled) {
     EXPECT_EQ(stage_.log.back(), "undo prod.one");
 }
 
+TEST_F(EngineTest, AJobThatIsStuckInAnIrreversibleRowIsNotCancelledButTriedAgain) {
+    const Job job = life().submit("prod");
+    for (int death = 1; death <= 3; ++death) {
+        if (death > 1) next_life();
+        life().die_at("play.three.before_run");
+        life().run_until_death();
+    }
+    next_life();
+    ASSERT_EQ(life().end_of(job).state, JobState::kStuck);
+    const ErrorInfo error = life().refusal(life().queue().request_cancel(job.id, {}));
+    EXPECT_EQ(error.code, "job_irreversible");
+    EXPECT_EQ(error.hint, "it is stuck; go on with: bpg job retry " + job.id);
+    retry(job);
+    EXPECT_EQ(life().end_of(job).state, JobState::kSucceeded);
+}
+
 TEST_F(EngineTest, OnlyAStuckJobIsTriedAgain) {
     stage_.runs["prod.two"] = wait_an_hour;
     const Job job = life().submit("prod");
