@@ -9,7 +9,6 @@ BlockingPool::BlockingPool(std::size_t threads) {
 }
 
 BlockingPool::~BlockingPool() {
-    closing_ = true;
     for (std::size_t thread = 0; thread < threads_.size(); ++thread)
         ready_.post();
     for (std::thread& thread : threads_)
@@ -24,7 +23,6 @@ void BlockingPool::put(Task task) {
 void BlockingPool::work_until_closed() {
     while (true) {
         ready_.wait();
-        const bool closing = closing_;
         std::optional<Task> task;
         {
             const std::lock_guard lock(taking_);
@@ -34,8 +32,11 @@ void BlockingPool::work_until_closed() {
                 taken_.pop_front();
             }
         }
-        if (!task && closing) return;
-        if (task) (*task)();
+        // A task is given before its semaphore is posted, so only those posted at the end can leave
+        // somebody without one; whichever thread that is, it is one of as many as there are
+        // threads.
+        if (!task) return;
+        (*task)();
     }
 }
 

@@ -4,7 +4,6 @@
 // (file trees, ioctls, libpqxx, child processes) runs here.
 #pragma once
 
-#include <atomic>
 #include <boost/asio/any_io_executor.hpp>
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/awaitable.hpp>
@@ -55,7 +54,6 @@ class BlockingPool {
 
     Handoff<Task> given_;
     Semaphore ready_;  ///< one for every task, and for every thread one at the end
-    std::atomic<bool> closing_{false};
     std::mutex taking_;       ///< among the threads of the pool only
     std::deque<Task> taken_;  // guarded by taking_
     std::vector<std::thread> threads_;

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <array>
+#include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/post.hpp>
 #include <memory>
@@ -75,6 +76,17 @@ TEST(LoopInbox, MayBeDeliveredToWhenItsLoopIsGone) {
         inbox = LoopInbox::expect(loop.get_executor());
     }
     inbox->deliver(Task([] { ADD_FAILURE() << "there is no loop to run on"; }));
+}
+
+/// The end overtakes a thread between its wake-up and its look for work.
+TEST(BlockingPool, EndsHoweverItsThreadsAreInterleaved) {
+    std::atomic<int> ran = 0;
+    for (int pool_number = 0; pool_number < 20'000; ++pool_number) {
+        BlockingPool pool(3);
+        for (int task = 0; task < 3; ++task)
+            pool.post([&ran] { ++ran; });
+    }
+    EXPECT_EQ(ran, 60'000);
 }
 
 TEST(BlockingPool, RunsEverythingBeforeItEnds) {
