@@ -53,7 +53,7 @@ class BlockingPool {
     void work_until_closed();
 
     Handoff<Task> given_;
-    Semaphore ready_;  ///< one for every task, and for every thread one at the end
+    Semaphore ready_;         ///< one for every task, and for every thread one at the end
     std::mutex taking_;       ///< among the threads of the pool only
     std::deque<Task> taken_;  // guarded by taking_
     std::vector<std::thread> threads_;
