@@ -77,8 +77,9 @@ class Bench {
         : store_(directory, loop_->get_executor(), metrics_),
           queue_(store_, registry_, clock_, {100'000}),
           slots_(running_max),
-          engine_(queue_, slots_, registry_, clock_, metrics_, crash_, {}),
-          runner_(loop_->get_executor(), queue_, engine_, slots_, clock_,
+          admission_(queue_, slots_, pauses_),
+          engine_(queue_, admission_, slots_, registry_, clock_, timeline_, metrics_, crash_, {}),
+          runner_(loop_->get_executor(), queue_, engine_, admission_, slots_, clock_,
                   [](std::exception_ptr failure) { std::rethrow_exception(failure); }) {
         add<1>();
         add<5>();
@@ -161,6 +162,9 @@ class Bench {
     jobs::Store store_;
     jobs::Queue queue_;
     jobs::Slots slots_;
+    jobs::Pauses pauses_{store_};
+    jobs::Admission admission_;
+    jobs::Timeline timeline_;
     jobs::Engine engine_;
     jobs::Runner runner_;
     std::size_t open_clients_ = 0;

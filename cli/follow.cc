@@ -4,6 +4,7 @@
 
 #include <array>
 #include <optional>
+#include <utility>
 
 #include "cli/reference.h"
 #include "orchestrator/base/id.h"
@@ -112,11 +113,22 @@ class Follower {
   private:
     void take(const std::string& line) {
         const json event = json::parse(line, nullptr, /*allow_exceptions=*/false);
+        if (text_of(event, "type") == "gap") return read_what_was_left_out();
         const json& seq = member(event, "seq");
         if (!seq.is_number_integer() || seq.get<std::int64_t>() <= last_) return;
         last_ = seq.get<std::int64_t>();
         away_.over();
         sink_(line, event);
+    }
+
+    /// bpgd went on without us; what it skipped is still there, unless the job is gone.
+    void read_what_was_left_out() {
+        try {
+            session_.client().stream(fmt::format("{}/events?after={}", job_target(job_id_), last_),
+                                     [this](const std::string& line) { take(line); });
+        } catch (const Failure& failure) {
+            if (failure.exit() != ExitCode::kNotFound) throw;
+        }
     }
 
     void daemon_is_away(const std::string& why) {
@@ -137,6 +149,49 @@ class Follower {
     Patience patience_;
     const EventSink& sink_;
     Absence away_;
+};
+
+/// The same for the log: told by bytes how far it is.
+class LogFollower {
+  public:
+    LogFollower(Session& session, const std::string& job_id,
+                const std::function<void(std::string_view)>& print)
+        : session_(session), job_id_(job_id), print_(print) {}
+
+    json run() {
+        while (true) {
+            try {
+                session_.client().stream(
+                    fmt::format("{}/log?after={}&follow=1", job_target(job_id_), read_),
+                    [this](const std::string& line) {
+                        read_ += line.size() + 1;
+                        print_(line + "\n");
+                    });
+                json job = session_.client().get(job_target(job_id_));
+                was_told_ = false;
+                if (http::is_final_job_state(text_of(job, "state"))) return job;
+            } catch (const Unreachable& lost) {
+                daemon_is_away(lost.what());
+            } catch (const Failure& failure) {
+                if (!is_starting(failure)) throw;
+                daemon_is_away(failure.info().message);
+            }
+            pause_for(kBetweenTries, session_.client().deadline());
+        }
+    }
+
+  private:
+    void daemon_is_away(const std::string& why) {
+        if (!std::exchange(was_told_, true)) {
+            session_.note(fmt::format("bpgd is away ({}); waiting for it", why));
+        }
+    }
+
+    Session& session_;
+    const std::string& job_id_;
+    const std::function<void(std::string_view)>& print_;
+    std::size_t read_ = 0;
+    bool was_told_ = false;
 };
 
 /// The path of what a finished job made or changed.
@@ -191,6 +246,18 @@ json follow(Session& session, const std::string& job_id, std::int64_t after, Pat
     const InterruptGuard guard;
     try {
         return Follower(session, job_id, after, patience, sink).run();
+    } catch (const DeadlinePassed&) {
+        throw timed_out(session, job_id);
+    } catch (const Interrupted&) {
+        throw interrupted(job_id);
+    }
+}
+
+json follow_log(Session& session, const std::string& job_id,
+                const std::function<void(std::string_view)>& print) {
+    const InterruptGuard guard;
+    try {
+        return LogFollower(session, job_id, print).run();
     } catch (const DeadlinePassed&) {
         throw timed_out(session, job_id);
     } catch (const Interrupted&) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 
 #include "cli/failure.h"
 #include "cli/session.h"
@@ -38,6 +39,10 @@ using EventSink = std::function<void(const std::string& line, const nlohmann::js
 /// back the job. Throws Failure as submit() does, with the id of the job.
 nlohmann::json follow(Session& session, const std::string& job_id, std::int64_t after,
                       Patience patience, const EventSink& sink);
+
+/// Hands the log of a job to `print`, line by line, until the job is final; gives back the job.
+nlohmann::json follow_log(Session& session, const std::string& job_id,
+                          const std::function<void(std::string_view)>& print);
 
 /// The same with a line a step on stderr.
 nlohmann::json follow_showing_steps(Session& session, const std::string& job_id,

@@ -92,6 +92,43 @@ std::string database_fields(const json& database) {
     });
 }
 
+/// "1.2 GiB of 3.4 GiB"
+std::string progress_of(const json& job) {
+    const json& progress = member(job, "progress");
+    if (!progress.is_object()) return {};
+    const bool bytes = text_of(progress, "unit") == "bytes";
+    const auto amount = [&](const char* name) {
+        return bytes ? size_of(member(progress, name))
+                     : scalar_of(progress, name) + " " + text_of(progress, "unit");
+    };
+    const json& total = member(progress, "total");
+    return amount("done") + (total.is_number() && total > 0 ? " of " + amount("total") : "");
+}
+
+std::string time_left_of(const json& job) {
+    const json& seconds = member(member(job, "estimate"), "seconds_left");
+    if (!seconds.is_number()) return {};
+    const auto left =
+        std::chrono::milliseconds(static_cast<std::int64_t>(seconds.get<double>() * 1000));
+    return "about " + human_duration(left);
+}
+
+std::string holder_of(const json& holder) {
+    if (!holder.is_object()) return {};
+    return fmt::format("job {} ({} {}, step {}, {})", text_of(holder, "job"),
+                       text_of(holder, "operation"), text_of(holder, "target"),
+                       text_of(holder, "step"), text_of(holder, "state"));
+}
+
+/// What is there outside.
+std::string world_lines(const json& world) {
+    std::string lines;
+    for (const json& line : world) {
+        if (line.is_string()) lines += "  " + one_line(line.get<std::string>()) + "\n";
+    }
+    return lines.empty() ? lines : "\nnow there:\n" + lines;
+}
+
 std::string job_fields(const Session& session, const json& job) {
     std::string text = render_fields({
         {"job", text_of(job, "id")},
@@ -103,8 +140,13 @@ std::string job_fields(const Session& session, const json& job) {
         {"started", time_and_age(job, "started_at")},
         {"finished", time_and_age(job, "finished_at")},
         {"waiting for", scalar_of(job, "waiting_for")},
+        {"progress", progress_of(job)},
+        {"time left", time_left_of(job)},
         {"log", text_of(job, "log_path")},
+        {"next", text_of(member(job, "explanation"), "next")},
+        {"held by", holder_of(member(member(job, "explanation"), "held_by"))},
     });
+    text += world_lines(member(member(job, "explanation"), "world"));
     Table steps({{"STEP"}, {"STATE"}, {"TIME", Align::kRight}, {"PURPOSE", Align::kLeft, true}});
     const json& list = member(job, "steps");
     if (list.is_array() && !list.empty()) {

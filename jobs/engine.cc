@@ -14,6 +14,7 @@ namespace {
 
 using Steady = std::chrono::steady_clock;
 
+constexpr std::chrono::seconds kLookAtDeadlines{1};
 /// A job that waits no longer than this keeps its slot.
 constexpr std::chrono::milliseconds kShortPause{50};
 
@@ -55,14 +56,21 @@ struct Engine::Attempt {
     bool row_begun = false;  ///< perhaps, after a restart
     int failures = 0;        ///< of this row, or of its undo
     int rewinds = 0;
+    Timeline::Point began{};
+    Timeline::Point row_began{};
+    Timeline::Point moved{};  ///< when the row last told of progress
+    bool tells_progress = false;
 };
 
-Engine::Engine(Queue& queue, Slots& slots, const OperationRegistry& registry, const Clock& clock,
-               metrics::Instruments& metrics, CrashPoints& crash, EngineLimits limits)
+Engine::Engine(Queue& queue, Admission& admission, Slots& slots, const OperationRegistry& registry,
+               const Clock& clock, const Timeline& timeline, metrics::Instruments& metrics,
+               CrashPoints& crash, EngineLimits limits)
     : queue_(queue),
+      admission_(admission),
       slots_(slots),
       registry_(registry),
       clock_(clock),
+      timeline_(timeline),
       metrics_(metrics),
       crash_(crash),
       limits_(std::move(limits)) {
@@ -74,19 +82,10 @@ Engine::Engine(Queue& queue, Slots& slots, const OperationRegistry& registry, co
 }
 
 asio::awaitable<void> Engine::run(std::uint64_t number) {
-    struct Membership {
-        std::set<std::uint64_t>& running;
-        std::uint64_t number;
-        ~Membership() { running.erase(number); }
-    };
-    running_.insert(number);
-    const Membership membership{running_, number};
     Job opened = queue_.open_job(number);
     const auto* operation = registry_.find(opened.operation);
-    std::optional<std::size_t> row;
-    for (std::size_t i = 0; operation != nullptr && i < operation->steps.size(); ++i) {
-        if (operation->steps[i].name == opened.step) row = i;
-    }
+    const std::optional<std::size_t> row =
+        operation == nullptr ? std::nullopt : operation->row_of(opened.step);
     if (!row || opened.version > operation->version) {
         std::string why = fmt::format("this bpgd does not know how to resume {}@v{} at step \"{}\"",
                                       opened.operation, opened.version, opened.step);
@@ -94,31 +93,48 @@ asio::awaitable<void> Engine::run(std::uint64_t number) {
         co_return;
     }
     std::shared_ptr<Cancellation> cancellation = queue_.cancellation(number);
-    JobContext context(
-        opened.id, opened.target,
-        [this, number](StepProgress progress) {
-            queue_.show_progress(number, std::move(progress));
-        },
-        cancellation);
-    Attempt attempt{std::move(opened),
-                    std::move(cancellation),
-                    std::move(context),
-                    operation,
-                    nullptr,
-                    *row,
-                    false,
-                    0,
-                    0};
+    JobContext::Hooks hooks{
+        [this, number](StepProgress progress) { note_progress(number, std::move(progress)); },
+        [this, id = opened.id](std::string output) { queue_.log(id, std::move(output)); }};
+    JobContext context(opened.id, opened.target, std::move(hooks), cancellation);
+    Attempt attempt{.job = std::move(opened),
+                    .cancellation = std::move(cancellation),
+                    .context = std::move(context),
+                    .operation = operation,
+                    .program = nullptr,
+                    .row = *row,
+                    .began = timeline_.now(),
+                    .row_began = timeline_.now()};
+    struct Membership {
+        Engine& engine;
+        std::uint64_t number;
+        ~Membership() {
+            engine.running_.erase(number);
+            engine.admission_.stop_waiting(number);
+        }
+    };
+    running_.emplace(number, &attempt);
+    const Membership membership{*this, number};
     attempt.program = operation->make(attempt.context, attempt.job.data);
-    if (!attempt.job.fresh) {
-        co_await resume(attempt);
+    if (attempt.job.fresh) {
+        co_await begin(attempt);
     } else {
-        // Not a commit of its own: the one that ends the first row carries it.
-        attempt.job.started_at = clock_.now();
-        attempt.job.state = JobState::kRunning;
-        queue_.show(number, JobState::kRunning, "");
+        co_await resume(attempt);
     }
     co_await walk(attempt);
+}
+
+/// Of a job that was admitted with its submission, the commit that ends the first row carries it.
+asio::awaitable<void> Engine::begin(Attempt& attempt) {
+    Job& job = attempt.job;
+    job.started_at = clock_.now();
+    job.state = JobState::kRunning;
+    queue_.show(job.number, JobState::kRunning, "");
+    if (job.locks_saved) co_return;
+    Batch batch;
+    queue_.append_event(job, batch, "job_started", job.step,
+                        fmt::format("{} {} begins", job.operation, job.target));
+    co_await queue_.commit(job, std::move(batch));
 }
 
 /// Of a job that may have begun: bpgd was restarted, or somebody has it tried again.
@@ -145,7 +161,8 @@ asio::awaitable<void> Engine::resume(Attempt& attempt) {
 
 asio::awaitable<void> Engine::end_unstarted(std::uint64_t number) {
     Job job = queue_.open_job(number);
-    JobContext context(job.id, job.target, [](StepProgress) {}, queue_.cancellation(number));
+    JobContext::Hooks silent{[](StepProgress) {}, [](std::string) {}};
+    JobContext context(job.id, job.target, std::move(silent), queue_.cancellation(number));
     Batch batch;
     job.cancelled = true;
     job.error = cancelled_error();
@@ -161,27 +178,129 @@ asio::awaitable<void> Engine::end_unstarted(std::uint64_t number) {
 void Engine::stop() {
     stopping_ = true;
     slots_.open_all();
-    for (const std::uint64_t number : running_)
-        queue_.cancellation(number)->wake.notify();
+    for (const auto& [number, attempt] : running_)
+        attempt->cancellation->wake.notify();
 }
 
-/// Ends early when the job is cancelled or bpgd stops.
+void Engine::note_progress(std::uint64_t number, StepProgress progress) {
+    const auto found = running_.find(number);
+    if (found != running_.end()) {
+        Attempt& attempt = *found->second;
+        const auto& shown = queue_.open_job(number).progress;
+        if (!shown || shown->done != progress.done) attempt.moved = timeline_.now();
+        attempt.tells_progress = true;
+    }
+    queue_.show_progress(number, std::move(progress));
+}
+
+// --- deadlines -----------------------------------------------------------------------------------
+
+asio::awaitable<void> Engine::watch_deadlines() {
+    while (true) {
+        co_await timeline_.wait(tick_, timeline_.now() + kLookAtDeadlines);
+        for (const auto& [number, attempt] : running_) {
+            if (auto passed = passed_deadline(*attempt)) {
+                attempt->cancellation->expire(std::move(*passed));
+                queue_.changed().notify();  // it may wait for a lock
+            }
+        }
+    }
+}
+
+/// What cannot be undone has to go on, however long it takes.
+std::optional<ErrorInfo> Engine::passed_deadline(const Attempt& attempt) const {
+    const Job& job = attempt.job;
+    if (job.direction != Direction::kForward || is_final(job.state)) return std::nullopt;
+    if (!attempt.operation->steps[attempt.row].irreversible.empty()) return std::nullopt;
+    const auto now = timeline_.now();
+    const auto passed = [now](Timeline::Point since, std::chrono::milliseconds limit) {
+        return limit.count() > 0 && now - since >= limit;
+    };
+    const auto error = [&job](const char* code, const char* what, const std::string& why,
+                              const char* setting) {
+        return ErrorInfo{
+            ErrorKind::kTimeout, code, what, why,
+            fmt::format("see what kept it: bpg job tail --log {}; or raise {}", job.id, setting)};
+    };
+    if (passed(attempt.began, limits_.job_deadline)) {
+        return error("job_deadline", "the job took too long",
+                     fmt::format("it has run for {}", format_duration(limits_.job_deadline)),
+                     "jobs.deadline");
+    }
+    if (passed(attempt.row_began, limits_.step_deadline)) {
+        return error(
+            "step_deadline", "a step took too long",
+            fmt::format("{} has run for {}", job.step, format_duration(limits_.step_deadline)),
+            "jobs.step_deadline");
+    }
+    if (attempt.tells_progress && passed(attempt.moved, limits_.no_progress)) {
+        return error("no_progress", "a step stands still",
+                     fmt::format("{} has got no further for {}", job.step,
+                                 format_duration(limits_.no_progress)),
+                     "jobs.no_progress");
+    }
+    return std::nullopt;
+}
+
+// --- locks ---------------------------------------------------------------------------------------
+
+/// False when the job was turned round, or bpgd stops, before it had them.
+asio::awaitable<bool> Engine::take_locks(Attempt& attempt) {
+    bool grew = false;
+    std::string why = admission_.take_row(attempt.job, attempt.row, grew);
+    if (!why.empty()) co_await wait_for_locks(attempt, std::move(why));
+    if (stopping_) co_return false;
+    if (is_to_end(attempt)) {
+        co_await turn(attempt, attempt.cancellation->reason());
+        co_return false;
+    }
+    // Written before anything is done under it.
+    if (grew || !queue_.open_job(attempt.job.number).locks_saved) {
+        co_await queue_.commit(attempt.job, Batch{});
+    }
+    co_return true;
+}
+
+asio::awaitable<void> Engine::wait_for_locks(Attempt& attempt, std::string why) {
+    Job& job = attempt.job;
+    Batch batch;
+    queue_.append_event(job, batch, "step_waiting", job.step, "waiting for " + why);
+    co_await queue_.commit(job, std::move(batch));
+    slots_.release(job.number);
+    bool grew = false;
+    while (!why.empty() && !stopping_ && !is_to_end(attempt)) {
+        queue_.show(job.number, JobState::kWaiting, why);
+        co_await queue_.changed().wait_until(Steady::time_point::max());
+        why = admission_.take_row(job, attempt.row, grew);
+    }
+    admission_.stop_waiting(job.number);
+    co_await slots_.take(job.number, job.priority);
+    queue_.show(job.number, JobState::kRunning, "");
+}
+
+void Engine::release_locks(Job& job, std::size_t row) const {
+    for (Lock& lock : job.locks) {
+        if (row_of(job, lock.until_step) == row) lock.held = false;
+    }
+}
+
+/// Ends early when the job is to end or bpgd stops.
 asio::awaitable<void> Engine::pause(const Attempt& attempt, std::chrono::milliseconds duration) {
-    if (stopping_ || is_to_cancel(attempt)) co_return;
+    if (stopping_ || is_to_end(attempt)) co_return;
     const std::uint64_t number = attempt.job.number;
     const bool is_long = duration > kShortPause;
     if (is_long) {
         slots_.release(number);
         queue_.changed().notify();
     }
-    co_await attempt.cancellation->wake.wait_until(Steady::now() + duration);
+    co_await timeline_.wait(attempt.cancellation->wake, timeline_.now() + duration);
     if (is_long) co_await slots_.take(number, attempt.job.priority);
 }
 
 /// Where a row is irreversible, only before it is begun.
-bool Engine::is_to_cancel(const Attempt& attempt) const {
+bool Engine::is_to_end(const Attempt& attempt) const {
     if (attempt.job.direction != Direction::kForward) return false;
-    if (!attempt.cancellation->is_requested) return false;
+    if (!attempt.cancellation->is_to_end()) return false;
     return attempt.operation->steps[attempt.row].irreversible.empty() || !attempt.row_begun;
 }
 
@@ -200,8 +319,8 @@ asio::awaitable<void> Engine::park(Job job, std::string why) {
 
 asio::awaitable<void> Engine::walk(Attempt& attempt) {
     while (!is_final(attempt.job.state) && !stopping_) {
-        if (is_to_cancel(attempt)) {
-            co_await turn(attempt, cancelled_error());
+        if (is_to_end(attempt)) {
+            co_await turn(attempt, attempt.cancellation->reason());
         } else if (attempt.job.direction == Direction::kForward) {
             co_await step_forward(attempt);
         } else {
@@ -211,14 +330,11 @@ asio::awaitable<void> Engine::walk(Attempt& attempt) {
 }
 
 asio::awaitable<void> Engine::step_forward(Attempt& attempt) {
+    if (!co_await take_locks(attempt)) co_return;
     Job& job = attempt.job;
-    StepRecord& record = job.steps[attempt.row];
-    record.state = "running";
-    record.started_at = clock_.now();
+    begin_row(attempt);
     crash_.reach(job.operation, job.step, "before_run");
     const auto began = Steady::now();
-    attempt.row_begun = true;
-    attempt.context.set_reversible(attempt.operation->steps[attempt.row].irreversible.empty());
     Failure failure;
     Progress progress = Done{};
     try {
@@ -228,16 +344,24 @@ asio::awaitable<void> Engine::step_forward(Attempt& attempt) {
         failure.error = describe(std::current_exception());
     }
     if (failure.error) {
-        const bool temporary = failure.error->kind == ErrorKind::kUnavailable;
-        if (is_to_cancel(attempt)) {
-            co_await turn(attempt, cancelled_error());
-        } else if (temporary && ++attempt.failures < limits_.step_failures_max) {
-            co_await retry_row(attempt, *failure.error);
-        } else {
-            co_await turn(attempt, std::move(*failure.error));
-        }
-        co_return;
+        co_await fail_row(attempt, std::move(*failure.error));
+    } else {
+        co_await end_row(attempt, progress, milliseconds_since(began));
     }
+}
+
+/// Again, perhaps: it waited, or failed for a while.
+void Engine::begin_row(Attempt& attempt) {
+    StepRecord& record = attempt.job.steps[attempt.row];
+    record.state = "running";
+    record.started_at = clock_.now();
+    attempt.row_begun = true;
+    attempt.context.set_reversible(attempt.operation->steps[attempt.row].irreversible.empty());
+}
+
+asio::awaitable<void> Engine::end_row(Attempt& attempt, const Progress& progress,
+                                      double duration_ms) {
+    Job& job = attempt.job;
     if (const auto* wait = std::get_if<Wait>(&progress)) {
         queue_.show(job.number, JobState::kWaiting, wait->for_what);
         co_await pause(attempt, wait->delay);
@@ -249,7 +373,19 @@ asio::awaitable<void> Engine::step_forward(Attempt& attempt) {
         co_return;
     }
     crash_.reach(job.operation, job.step, "after_run");
-    co_await finish_row(attempt, milliseconds_since(began));
+    co_await finish_row(attempt, duration_ms);
+}
+
+/// What is temporary is tried again; anything else turns the job round at once.
+asio::awaitable<void> Engine::fail_row(Attempt& attempt, ErrorInfo error) {
+    const bool temporary = error.kind == ErrorKind::kUnavailable;
+    if (is_to_end(attempt)) {
+        co_await turn(attempt, attempt.cancellation->reason());
+    } else if (temporary && ++attempt.failures < limits_.step_failures_max) {
+        co_await retry_row(attempt, error);
+    } else {
+        co_await turn(attempt, std::move(error));
+    }
 }
 
 asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms) {
@@ -267,7 +403,10 @@ asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms) {
     job.data = attempt.program->draft();
     attempt.failures = 0;
     attempt.row_begun = false;
+    attempt.row_began = timeline_.now();
+    attempt.tells_progress = false;
     job.deaths = 0;
+    release_locks(job, attempt.row);
     const bool last = attempt.row + 1 == job.steps.size();
     if (last) {
         job.state = JobState::kSucceeded;
@@ -278,6 +417,9 @@ asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms) {
     } else {
         job.state = JobState::kRunning;
         job.step = job.steps[++attempt.row].name;
+        bool grew = false;
+        admission_.take_row(job, attempt.row, grew);  // in the same commit, if they are free
+        admission_.stop_waiting(job.number);
     }
     co_await queue_.commit(job, std::move(batch));
     attempt.program->accept();
@@ -387,6 +529,9 @@ asio::awaitable<void> Engine::finish_undo(Attempt& attempt) {
     Batch batch;
     if (rewound) {
         record.state = "pending";
+        attempt.row_begun = false;
+        attempt.row_began = timeline_.now();
+        attempt.tells_progress = false;
         job.direction = Direction::kForward;
         job.state = JobState::kRunning;
     } else {

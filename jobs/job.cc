@@ -3,6 +3,8 @@
 #include <array>
 #include <utility>
 
+#include "orchestrator/base/json.h"
+
 namespace bpg::jobs {
 namespace {
 
@@ -17,6 +19,8 @@ constexpr std::array<std::pair<JobState, std::string_view>, 9> kStateNames{{
     {JobState::kCancelled, "cancelled"},
     {JobState::kStuck, "stuck"},
 }};
+
+constexpr std::array<std::string_view, 3> kLaneNames{"interactive", "scheduled", "housekeeping"};
 
 nlohmann::json time_or_null(const std::optional<WallTime>& time) {
     return time ? nlohmann::json(time->time_since_epoch().count()) : nlohmann::json(nullptr);
@@ -35,6 +39,32 @@ nlohmann::json step_record(const StepRecord& step) {
             {"started_at", time_or_null(step.started_at)},
             {"duration_ms",
              step.duration_ms ? nlohmann::json(*step.duration_ms) : nlohmann::json(nullptr)}};
+}
+
+nlohmann::json lock_record(const Lock& lock) {
+    return {{"resource", lock.resource},
+            {"above", lock.above},
+            {"mode", std::string(to_string(lock.mode))},
+            {"exclusive", lock.mode == LockMode::kExclusive},
+            {"shown_as", lock.shown_as},
+            {"from_step", lock.from_step},
+            {"until_step", lock.until_step},
+            {"held", lock.held}};
+}
+
+/// A record of schema 1 has no mode, nothing above it, and its locks for the life of the job.
+Lock lock_from(const nlohmann::json& record, bool has_started) {
+    Lock lock;
+    lock.resource = record.value("resource", "");
+    lock.above = record.value("above", std::vector<std::string>{});
+    const LockMode old_mode =
+        record.value("exclusive", true) ? LockMode::kExclusive : LockMode::kShared;
+    lock.mode = lock_mode_from_string(record.value("mode", "")).value_or(old_mode);
+    lock.shown_as = record.value("shown_as", "");
+    lock.from_step = record.value("from_step", "");
+    lock.until_step = record.value("until_step", "");
+    lock.held = record.value("held", has_started);
+    return lock;
 }
 
 StepRecord step_from(const nlohmann::json& record) {
@@ -65,9 +95,33 @@ std::optional<JobState> job_state_from_string(std::string_view text) {
     return std::nullopt;
 }
 
+std::string_view to_string(Priority priority) {
+    return kLaneNames.at(static_cast<std::size_t>(priority));
+}
+
+std::optional<Priority> priority_from_string(std::string_view text) {
+    for (std::size_t lane = 0; lane < kLaneNames.size(); ++lane) {
+        if (kLaneNames.at(lane) == text) return static_cast<Priority>(lane);
+    }
+    return std::nullopt;
+}
+
 bool is_final(JobState state) {
     return state == JobState::kSucceeded || state == JobState::kFailed ||
            state == JobState::kCancelled || state == JobState::kStuck;
+}
+
+std::optional<std::size_t> row_of(const Job& job, std::string_view step) {
+    for (std::size_t row = 0; row < job.steps.size(); ++row) {
+        if (job.steps[row].name == step) return row;
+    }
+    return std::nullopt;
+}
+
+bool needs(const Job& job, const Lock& lock, std::size_t row) {
+    const std::size_t last = job.steps.empty() ? 0 : job.steps.size() - 1;
+    return row >= row_of(job, lock.from_step).value_or(0) &&
+           row <= row_of(job, lock.until_step).value_or(last);
 }
 
 nlohmann::json to_record(const Job& job) {
@@ -75,38 +129,39 @@ nlohmann::json to_record(const Job& job) {
     for (const StepRecord& step : job.steps)
         steps.push_back(step_record(step));
     nlohmann::json locks = nlohmann::json::array();
-    for (const Lock& lock : job.locks) {
-        locks.push_back({{"resource", lock.resource},
-                         {"exclusive", lock.exclusive},
-                         {"shown_as", lock.shown_as}});
-    }
-    return {{"id", job.id},
-            {"number", job.number},
-            {"operation", job.operation},
-            {"version", job.version},
-            {"target", job.target},
-            {"params", job.params},
-            {"state", std::string(to_string(job.state))},
-            {"direction", static_cast<int>(job.direction)},
-            {"priority", static_cast<int>(job.priority)},
-            {"attempt", job.attempt},
-            {"created_at", time_or_null(job.created_at)},
-            {"started_at", time_or_null(job.started_at)},
-            {"finished_at", time_or_null(job.finished_at)},
-            {"step", job.step},
-            {"rewind_to", job.rewind_to},
-            {"data", job.data},
-            {"steps", std::move(steps)},
-            {"result", job.result},
-            {"warnings", job.warnings},
-            {"error", job.error ? nlohmann::json(*job.error) : nlohmann::json(nullptr)},
-            {"error_step", job.error_step},
-            {"cause", job.cause ? nlohmann::json(*job.cause) : nlohmann::json(nullptr)},
-            {"cancelled", job.cancelled},
-            {"deaths", job.deaths},
-            {"locks", std::move(locks)},
-            {"last_seq", job.last_seq},
-            {"mode", job.mode}};
+    for (const Lock& lock : job.locks)
+        locks.push_back(lock_record(lock));
+    nlohmann::json record = {
+        {"id", job.id},
+        {"number", job.number},
+        {"operation", job.operation},
+        {"version", job.version},
+        {"target", job.target},
+        {"params", job.params},
+        {"state", std::string(to_string(job.state))},
+        {"direction", static_cast<int>(job.direction)},
+        {"priority", static_cast<int>(job.priority)},
+        {"attempt", job.attempt},
+        {"created_at", time_or_null(job.created_at)},
+        {"started_at", time_or_null(job.started_at)},
+        {"finished_at", time_or_null(job.finished_at)},
+        {"step", job.step},
+        {"rewind_to", job.rewind_to},
+        {"data", job.data},
+        {"steps", std::move(steps)},
+        {"result", job.result},
+        {"warnings", job.warnings},
+        {"error", job.error ? nlohmann::json(*job.error) : nlohmann::json(nullptr)},
+        {"error_step", job.error_step},
+        {"cause", job.cause ? nlohmann::json(*job.cause) : nlohmann::json(nullptr)},
+        {"cancelled", job.cancelled},
+        {"deaths", job.deaths},
+        {"locks", std::move(locks)},
+        {"last_seq", job.last_seq},
+        {"mode", job.mode},
+        {"has_log", job.has_log}};
+    add_unknown(record, job.unknown);
+    return record;
 }
 
 Job from_record(const nlohmann::json& record) {
@@ -142,11 +197,13 @@ Job from_record(const nlohmann::json& record) {
     job.cancelled = record.value("cancelled", false);
     job.deaths = record.value("deaths", 0);
     for (const auto& lock : record.value("locks", nlohmann::json::array())) {
-        job.locks.push_back({lock.value("resource", ""), lock.value("exclusive", true),
-                             lock.value("shown_as", "")});
+        job.locks.push_back(lock_from(lock, job.started_at.has_value()));
     }
     job.last_seq = record.value("last_seq", std::uint64_t{0});
     job.mode = record.value("mode", "");
+    job.has_log = record.value("has_log", false);
+    static const nlohmann::json kKnown = to_record(Job{});
+    job.unknown = unknown_members(record, kKnown);
     return job;
 }
 

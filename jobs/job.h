@@ -19,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "jobs/locks.h"
 #include "jobs/step_progress.h"
 #include "orchestrator/base/clock.h"
 #include "orchestrator/base/error.h"
@@ -49,14 +50,11 @@ enum class Direction {
     kRewind,  ///< back to Job::rewind_to, then forward again (something volatile was lost)
 };
 
+/// The three lanes.
 enum class Priority { kInteractive, kScheduled, kHousekeeping };
 
-/// A claim on a resource ("database/<id>", "branch/<id>") for the life of a job.
-struct Lock {
-    std::string resource;
-    bool exclusive = false;
-    std::string shown_as;  ///< how a user knows it: "prod/main"
-};
+std::string_view to_string(Priority priority);
+std::optional<Priority> priority_from_string(std::string_view text);
 
 struct StepRecord {
     std::string name;
@@ -97,18 +95,28 @@ struct Job {
     std::string waiting_for;  ///< not persisted
     std::optional<StepProgress> progress;  ///< not persisted
     std::vector<Lock> locks;
+    bool admitted = false;       ///< not persisted: it has a slot since its submission
+    bool locks_saved = true;     ///< not persisted: its record says which locks it holds
     std::uint64_t last_seq = 0;  ///< of its newest event
     bool durable = true;         ///< not persisted: false between submission and its commit
     std::string mode;            ///< "safe", "fast", … for metrics; may be empty
+    bool has_log = false;        ///< there is a log file of it, or was
+    nlohmann::json unknown;      ///< what a later version wrote into its record, kept as it is
 };
 
-/// The stored form.
+/// The number of a row; nothing when the job's table has no such row.
+std::optional<std::size_t> row_of(const Job& job, std::string_view step);
+/// Whether the row needs this lock of the job.
+bool needs(const Job& job, const Lock& lock, std::size_t row);
+
+/// The stored form. Members that this version does not know survive being read and written.
 nlohmann::json to_record(const Job& job);
 Job from_record(const nlohmann::json& record);
 
 /// One fact about a job. `seq` counts from 1 without gaps, over restarts too. Types: job_queued,
-/// job_started, step_done, step_retry, step_waiting, job_resumed, job_retried, job_undoing,
-/// job_rewinding, step_undone, job_succeeded, job_failed, job_cancelled, job_stuck, warning.
+/// job_started (of one that had to wait), step_done, step_retry, step_waiting (for a lock),
+/// job_resumed, job_retried, job_undoing, job_rewinding, step_undone, job_succeeded, job_failed,
+/// job_cancelled, job_stuck, warning.
 struct Event {
     std::uint64_t seq = 0;
     WallTime at{};

@@ -13,6 +13,7 @@ namespace {
 
 constexpr std::size_t kListMax = 10'000;
 constexpr std::chrono::hours kDay{24};
+constexpr std::size_t kLearntFrom = 200;  // the newest jobs, at start
 
 std::string job_key(std::uint64_t number) {
     return std::string(kinds::kJob) + big_endian(number);
@@ -48,6 +49,23 @@ Event event_from(std::uint64_t seq, const nlohmann::json& record) {
             record.value("data", nlohmann::json::object())};
 }
 
+/// A lock that is taken later must come after all that are held then: two jobs could wait for one
+/// another otherwise.
+void require_order(const Job& job) {
+    for (const Lock& later : job.locks) {
+        const std::size_t first = row_of(job, later.from_step).value_or(0);
+        for (const Lock& held : job.locks) {
+            if (first == 0 || needs(job, later, first - 1) || !needs(job, held, first - 1) ||
+                !needs(job, held, first) || comes_before(held, later)) {
+                continue;
+            }
+            throw Error(ErrorKind::kInternal, "locks_out_of_order",
+                        "the locks of " + job.operation + " are out of order",
+                        later.resource + " is taken while " + held.resource + " is held", "");
+        }
+    }
+}
+
 bool passes(const Job& job, const JobFilter& filter) {
     return (!filter.state || job.state == *filter.state) &&
            (filter.database.empty() || job.target == filter.database ||
@@ -70,11 +88,14 @@ void Queue::load() {
         /*reverse=*/true);
     store_.scan(kinds::kActive, [this](std::string_view key, std::string_view) {
         const std::uint64_t number = from_big_endian(key.substr(kinds::kActive.size()));
-        if (auto job = read(number)) open_.emplace(number, std::make_unique<Job>(std::move(*job)));
+        if (auto job = read(number)) {
+            locks_.set(number, job->locks);
+            open_.emplace(number, std::make_unique<Job>(std::move(*job)));
+        }
         return true;
     });
     load_cancellations();
-    load_failures();
+    load_history();
     predecessor_died_ = !store_.get(orderly_end_key()).has_value();
     if (!predecessor_died_) leftovers_.remove(orderly_end_key());
 }
@@ -91,19 +112,26 @@ void Queue::load_cancellations() {
     });
 }
 
-void Queue::load_failures() {
+/// What failed lately, and how long the steps of those that succeeded took.
+void Queue::load_history() {
     const WallTime since = clock_.now() - kDay;
+    std::vector<Job> newest;
     store_.scan(
         kinds::kJob,
         [&](std::string_view, std::string_view value) {
-            const Job job = from_record(nlohmann::json::parse(value));
+            Job job = from_record(nlohmann::json::parse(value));
             if (job.state == JobState::kFailed && job.finished_at && *job.finished_at >= since) {
                 failures_.push_front(*job.finished_at);
             }
-            return job.created_at >= since;
+            const bool is_old = job.created_at < since;
+            if (newest.size() < kLearntFrom) newest.push_back(std::move(job));
+            return !is_old || newest.size() < kLearntFrom;
         },
         /*reverse=*/true);
     std::sort(failures_.begin(), failures_.end());
+    for (auto job = newest.rbegin(); job != newest.rend(); ++job) {
+        if (job->state == JobState::kSucceeded) estimates_.learn(*job);
+    }
 }
 
 std::optional<Job> Queue::read(std::uint64_t number) const {
@@ -120,40 +148,48 @@ void Queue::require_room() const {
                 "wait for jobs to finish (bpg job list), or raise jobs.queued_max");
 }
 
-asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
-    require_room();
+Job Queue::make_job(Submission submission) const {
     const auto* entry = registry_.find(submission.operation);
     if (entry == nullptr) {
         throw Error(ErrorKind::kInvalid, "operation_unknown",
                     "there is no operation \"" + submission.operation + "\"");
     }
-    auto job = std::make_unique<Job>();
-    job->id = submission.job_id.empty() ? new_id() : submission.job_id;
+    Job job;
+    job.id = submission.job_id.empty() ? new_id() : std::move(submission.job_id);
+    job.operation = std::move(submission.operation);
+    job.version = entry->version;
+    job.target = std::move(submission.target);
+    job.params = std::move(submission.params);
+    job.priority = submission.priority;
+    job.created_at = clock_.now();
+    job.data = std::move(submission.data);
+    job.locks = std::move(submission.locks);
+    job.mode = std::move(submission.mode);
+    for (const StepName& step : entry->steps)
+        job.steps.push_back({std::string(step.name), std::string(step.purpose), "pending", {}, {}});
+    job.step = job.steps.front().name;
+    job.has_log = logs_ != nullptr;
+    require_order(job);
+    return job;
+}
+
+asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
+    require_room();
+    const RequestKey key = std::move(submission.key);
+    auto job = std::make_unique<Job>(make_job(std::move(submission)));
     job->number = next_number_++;
-    job->operation = std::move(submission.operation);
-    job->version = entry->version;
-    job->target = std::move(submission.target);
-    job->params = std::move(submission.params);
-    job->priority = submission.priority;
-    job->created_at = clock_.now();
-    job->data = std::move(submission.data);
-    job->locks = std::move(submission.locks);
-    job->mode = std::move(submission.mode);
-    for (const StepName& step : entry->steps) {
-        job->steps.push_back(
-            {std::string(step.name), std::string(step.purpose), "pending", {}, {}});
-    }
-    job->step = job->steps.front().name;
+    // Only a durable job may run: an effect before its intent is on disk could never be undone.
+    job->durable = false;
+    job->fresh = true;
+    if (admit_) admit_(*job);
+    locks_.set(job->number, job->locks);
     reservation.add(std::exchange(leftovers_, {}));
     append_event(*job, reservation, "job_queued", "",
                  fmt::format("{} {} queued", job->operation, job->target));
     reservation.put(std::string(kinds::kJobId) + job->id, big_endian(job->number));
     reservation.put(active_key(job->number), "");
-    remember(submission.key, job->number, reservation);
+    remember(key, job->number, reservation);
     reservation.put(job_key(job->number), json_text(to_record(*job)));
-    // Only a durable job may run: an effect before its intent is on disk could never be undone.
-    job->durable = false;
-    job->fresh = true;
     Job& placed = *job;
     open_.emplace(placed.number, std::move(job));
     co_await store_.commit(std::move(reservation));
@@ -161,6 +197,16 @@ asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
     const Job answer = placed;
     changed_.notify();
     co_return answer;
+}
+
+void Queue::grant(std::uint64_t number, std::size_t row) {
+    Job& job = *open_.at(number);
+    for (Lock& lock : job.locks) {
+        if (lock.held || !needs(job, lock, row)) continue;
+        lock.held = true;
+        job.locks_saved = false;
+    }
+    locks_.set(number, job.locks);
 }
 
 void Queue::remember(const RequestKey& key, std::uint64_t number, Batch& batch) const {
@@ -185,9 +231,11 @@ std::optional<Job> Queue::find_by_key(const RequestKey& key) const {
 }
 
 asio::awaitable<std::optional<Job>> Queue::find_open_same(std::string operation, std::string target,
-                                                          nlohmann::json params) {
+                                                          nlohmann::json params, Again again) {
     const auto same = [&](const auto& entry) {
         const Job& job = *entry.second;
+        const bool has_begun = job.started_at || job.admitted || !job.fresh;
+        if (again == Again::kCoalesce && has_begun) return false;
         return job.operation == operation && job.target == target && job.params == params &&
                !is_final(job.state);
     };
@@ -412,6 +460,11 @@ void Queue::append_event(Job& job, Batch& batch, std::string type, std::string s
     const Event event{++job.last_seq,  clock_.now(),       std::move(type),
                       std::move(step), std::move(message), std::move(data)};
     batch.put(event_prefix(job.number) + big_endian(event.seq), json_text(event_record(event)));
+    if (logs_ != nullptr) logs_->note(job, event);
+}
+
+void Queue::log(const std::string& job_id, std::string output) const {
+    if (logs_ != nullptr) logs_->append(job_id, std::move(output));
 }
 
 void Queue::show(std::uint64_t number, JobState state, std::string waiting_for) {
@@ -432,11 +485,15 @@ asio::awaitable<void> Queue::commit(Job job, Batch batch) {
     batch.add(std::exchange(leftovers_, {}));
     co_await store_.commit(std::move(batch));
     const std::string id = job.id;
+    if (job.state == JobState::kSucceeded) estimates_.learn(job);
     if (job.state == JobState::kFailed) failures_.push_back(*job.finished_at);
     if (ended) {
         cancellations_.erase(job.number);
+        locks_.drop(job.number);
         open_.erase(job.number);
     } else {
+        locks_.set(job.number, job.locks);
+        job.locks_saved = true;
         *open_.at(job.number) = std::move(job);
     }
     const auto signal = signals_.find(id);

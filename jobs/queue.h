@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -15,7 +16,9 @@
 #include <string>
 #include <vector>
 
+#include "jobs/estimates.h"
 #include "jobs/job.h"
+#include "jobs/job_logs.h"
 #include "jobs/step.h"
 #include "jobs/store.h"
 #include "orchestrator/base/clock.h"
@@ -43,6 +46,12 @@ struct Submission {
     std::string mode;
     RequestKey key;
     std::string job_id;  ///< fixed beforehand, since identities on disk carry it
+};
+
+/// What a request becomes while the very same one is open.
+enum class Again {
+    kAttach,    ///< that job
+    kCoalesce,  ///< that job unless it has begun; at most one waits behind one that runs
 };
 
 struct JobFilter {
@@ -78,9 +87,11 @@ class Queue {
     /// `idempotency_key_reused` when the request was another one.
     std::optional<Job> find_by_key(const RequestKey& key) const;
     /// An open job of the same operation, target and parameters, once it is durable: the caller
-    /// attaches to it instead of submitting another.
+    /// attaches to it instead of submitting another. With kCoalesce only one that has not begun:
+    /// one that runs may have passed what is asked for now.
     asio::awaitable<std::optional<Job>> find_open_same(std::string operation, std::string target,
-                                                       nlohmann::json params);
+                                                       nlohmann::json params,
+                                                       Again again = Again::kAttach);
     /// An open job on this target, whatever it does.
     std::optional<Job> find_open_on(const std::string& target) const;
 
@@ -110,6 +121,20 @@ class Queue {
     /// Jobs that failed within the last 24 hours.
     std::size_t failed_last_day();
 
+    /// Where the logs of jobs go from here on; without it there are none. It outlives the queue.
+    void keep_logs(JobLogs& logs) { logs_ = &logs; }
+    /// What a program said that a job ran.
+    void log(const std::string& job_id, std::string output) const;
+    /// How long open jobs may still take.
+    const Estimates& estimates() const { return estimates_; }
+
+    /// Called with every job that is submitted, before its commit: it may be given its locks.
+    void on_submission(std::function<void(Job&)> admit) { admit_ = std::move(admit); }
+    /// Who holds what, as of now: what a job gives back counts until its commit is durable.
+    const LockTable& locks() const { return locks_; }
+    /// The job has the locks of a row from here on; written with its next commit.
+    void grant(std::uint64_t number, std::size_t row);
+
     // What the engine uses. It changes a copy of a job and commits the copy, so nobody ever sees a
     // state that is not on disk.
     const Job& open_job(std::uint64_t number) const { return *open_.at(number); }
@@ -131,9 +156,10 @@ class Queue {
   private:
     std::optional<Job> read(std::uint64_t number) const;
     std::shared_ptr<Signal> signal_of(const std::string& job_id);
-    void load_failures();
+    void load_history();
     void load_cancellations();
     void refuse_cancel(const Job& job) const;
+    Job make_job(Submission submission) const;
     void remember(const RequestKey& key, std::uint64_t number, Batch& batch) const;
     asio::awaitable<Job> find_durable(std::string id_or_prefix);
 
@@ -145,6 +171,10 @@ class Queue {
     std::map<std::uint64_t, std::unique_ptr<Job>> open_;
     std::map<std::string, std::shared_ptr<Signal>> signals_;  ///< of open jobs that are waited for
     std::map<std::uint64_t, std::shared_ptr<Cancellation>> cancellations_;  ///< of open jobs
+    LockTable locks_;
+    JobLogs* logs_ = nullptr;
+    Estimates estimates_;
+    std::function<void(Job&)> admit_;
     bool predecessor_died_ = false;
     Batch leftovers_;                ///< goes with the next commit
     std::deque<WallTime> failures_;  ///< when jobs failed, oldest first

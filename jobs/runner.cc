@@ -1,7 +1,5 @@
 #include "jobs/runner.h"
 
-#include <fmt/format.h>
-
 #include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 
@@ -9,10 +7,6 @@ namespace bpg::jobs {
 namespace {
 
 constexpr std::chrono::minutes kAgeing{5};
-
-bool conflict(const Lock& one, const Lock& other) {
-    return one.resource == other.resource && (one.exclusive || other.exclusive);
-}
 
 /// 0 is the most urgent.
 int urgency(const Job& job, WallTime now) {
@@ -33,11 +27,12 @@ bool comes_before(const Job& one, const Job& other, WallTime now) {
 
 }  // namespace
 
-Runner::Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, Slots& slots,
-               const Clock& clock, std::function<void(std::exception_ptr)> failed)
+Runner::Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, Admission& admission,
+               Slots& slots, const Clock& clock, std::function<void(std::exception_ptr)> failed)
     : loop_(std::move(loop)),
       queue_(queue),
       engine_(engine),
+      admission_(admission),
       slots_(slots),
       clock_(clock),
       failed_(std::move(failed)) {}
@@ -65,43 +60,15 @@ void Runner::dispatch() {
               [now = clock_.now()](const Job* one, const Job* other) {
                   return comes_before(*one, *other, now);
               });
-    std::vector<const Job*> passed;
+    admission_.begin_round();
     for (const Job* job : waiting) {
-        std::string why;
-        for (const Lock& lock : job->locks) {
-            if (why.empty()) why = blocked_by(*job, lock);
-            for (const Job* earlier : passed) {
-                const bool wanted =
-                    std::any_of(earlier->locks.begin(), earlier->locks.end(),
-                                [&lock](const Lock& other) { return conflict(lock, other); });
-                if (why.empty() && wanted) {
-                    why = fmt::format("{}: job {} ({} {}) is first", lock.shown_as, earlier->id,
-                                      earlier->operation, earlier->target);
-                }
-            }
-        }
-        if (why.empty() && !slots_.try_take(job->number, job->priority)) why = "a free slot";
+        std::string why = job->admitted ? std::string() : admission_.take(*job);
         if (why.empty()) {
             spawn(*job, engine_.run(job->number));
         } else {
             queue_.show(job->number, job->state, std::move(why));
-            passed.push_back(job);
         }
     }
-}
-
-std::string Runner::blocked_by(const Job& job, const Lock& lock) const {
-    for (const auto& [number, other] : queue_.open_jobs()) {
-        if (number == job.number) continue;
-        const bool holds = running_.contains(number) || other->state == JobState::kStuck;
-        if (!holds) continue;
-        for (const Lock& held : other->locks) {
-            if (!conflict(lock, held)) continue;
-            return fmt::format("{}: held by job {} ({} {}, step {})", lock.shown_as, other->id,
-                               other->operation, other->target, other->step);
-        }
-    }
-    return {};
 }
 
 /// Cancelled before anything was done for it.
@@ -123,6 +90,7 @@ void Runner::spawn(const Job& job, asio::awaitable<void> work) {
 
 asio::awaitable<bool> Runner::drain(std::chrono::milliseconds deadline) {
     stopping_ = true;
+    admission_.close();
     engine_.stop();
     queue_.changed().notify();
     const auto until = std::chrono::steady_clock::now() + deadline;

@@ -1,7 +1,6 @@
-// Decides which open job runs when: in order of priority and number, each with a slot and with its
-// locks. Waiting makes urgent: every five minutes in the queue count as one priority. A job that
-// must wait says for what (`waiting_for`), and nobody behind it may take what it waits for. After a
-// restart the jobs that had started come first: they hold their locks.
+// Lets open jobs run in order of priority and number, as far as admission allows. Waiting makes
+// urgent: every five minutes in the queue count as one priority. A job that must wait says for what
+// (`waiting_for`). After a restart the jobs that had started come first.
 #pragma once
 
 #include <functional>
@@ -9,6 +8,7 @@
 #include <set>
 #include <string>
 
+#include "jobs/admission.h"
 #include "jobs/engine.h"
 #include "jobs/queue.h"
 
@@ -18,8 +18,8 @@ namespace bpg::jobs {
 class Runner {
   public:
     /// `failed` hears of exceptions nobody expected: the daemon ends then.
-    Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, Slots& slots,
-           const Clock& clock, std::function<void(std::exception_ptr)> failed);
+    Runner(asio::any_io_executor loop, Queue& queue, Engine& engine, Admission& admission,
+           Slots& slots, const Clock& clock, std::function<void(std::exception_ptr)> failed);
 
     /// Looks for jobs that can run now, and again whenever one is submitted or ends. Ends at
     /// stop().
@@ -32,14 +32,13 @@ class Runner {
 
   private:
     void dispatch();
-    /// Why a lock cannot be had now; empty when it can.
-    std::string blocked_by(const Job& job, const Lock& lock) const;
     bool is_to_end(const Job& job) const;
     void spawn(const Job& job, asio::awaitable<void> work);
 
     asio::any_io_executor loop_;
     Queue& queue_;
     Engine& engine_;
+    Admission& admission_;
     Slots& slots_;
     const Clock& clock_;
     std::function<void(std::exception_ptr)> failed_;

@@ -14,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -71,26 +72,35 @@ struct StepName {
 /// What a running step may tell about itself. Lives as long as the attempt.
 class JobContext {
   public:
-    using ShowProgress = std::function<void(StepProgress)>;
+    /// What the queue does with what a step tells. Loop thread; may be called after the attempt.
+    struct Hooks {
+        std::function<void(StepProgress)> show;
+        std::function<void(std::string)> log;
+    };
 
-    JobContext(std::string job_id, std::string target, ShowProgress show,
+    JobContext(std::string job_id, std::string target, Hooks hooks,
                std::shared_ptr<const Cancellation> cancellation)
         : job_id_(std::move(job_id)),
           target_(std::move(target)),
-          show_(std::move(show)),
+          hooks_(std::move(hooks)),
           cancellation_(std::move(cancellation)) {}
     const std::string& job_id() const { return job_id_; }
     const std::string& target() const { return target_; }
     /// Shown with the job and its object; committed with the row that said it.
     void warn(std::string text) { warnings_.push_back(std::move(text)); }
     /// How far the row is, for display; forgotten when it ends. Loop thread.
-    void show_progress(StepProgress progress) const { show_(std::move(progress)); }
+    void show_progress(StepProgress progress) const { hooks_.show(std::move(progress)); }
+    /// Puts what a program said into the log of the job. Loop thread.
+    void log(std::string output) const { hooks_.log(std::move(output)); }
+    /// The same for something that goes on beside the row, and perhaps after it.
+    std::function<void(std::string)> log_beside() const { return hooks_.log; }
     std::vector<std::string> take_warnings() { return std::exchange(warnings_, {}); }
-    /// Asked by a row that may take long, wherever it can end early. Any thread.
-    bool is_cancelled() const { return is_reversible_ && cancellation_->is_requested; }
-    /// Throws the error of a cancelled job. Any thread.
+    /// Or a deadline has passed. Asked by a row that may take long, wherever it can end early. Any
+    /// thread.
+    bool is_cancelled() const { return is_reversible_ && cancellation_->is_to_end(); }
+    /// Throws what ends the job: that it was cancelled, or that a deadline has passed. Any thread.
     void throw_if_cancelled() const {
-        if (is_cancelled()) throw Error(cancelled_error());
+        if (is_cancelled()) throw Error(cancellation_->reason());
     }
     /// Of the row that is about to run; an undo is never cancelled. Said by the engine.
     void set_reversible(bool is_reversible) { is_reversible_ = is_reversible; }
@@ -98,7 +108,7 @@ class JobContext {
   private:
     std::string job_id_;
     std::string target_;
-    ShowProgress show_;
+    Hooks hooks_;
     std::shared_ptr<const Cancellation> cancellation_;
     bool is_reversible_ = true;
     std::vector<std::string> warnings_;
@@ -172,6 +182,14 @@ class OperationRegistry {
         std::vector<StepName> steps;
         std::vector<bool> has_undo;
         std::function<std::unique_ptr<Program>(JobContext&, const nlohmann::json& state)> make;
+
+        /// The number of a row; nothing when the table has no such row.
+        std::optional<std::size_t> row_of(std::string_view step) const {
+            for (std::size_t row = 0; row < steps.size(); ++row) {
+                if (steps[row].name == step) return row;
+            }
+            return std::nullopt;
+        }
     };
 
     /// `make_op(JobContext&)` returns a std::unique_ptr<Op>.

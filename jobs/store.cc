@@ -5,17 +5,21 @@
 #include <rocksdb/env.h>
 #include <rocksdb/options.h>
 #include <rocksdb/table.h>
+#include <rocksdb/utilities/checkpoint.h>
 #include <rocksdb/utilities/table_properties_collectors.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/async_result.hpp>
 #include <boost/asio/post.hpp>
 #include <boost/asio/use_awaitable.hpp>
+#include <charconv>
 #include <deque>
 #include <thread>
 
 #include "metrics/instruments.h"
+#include "orchestrator/base/clock.h"
 #include "orchestrator/base/files.h"
 #include "orchestrator/base/handoff.h"
 #include "orchestrator/base/log.h"
@@ -26,7 +30,8 @@ namespace bpg::jobs {
 namespace {
 
 constexpr std::string_view kSchemaKey = "meschema";
-constexpr int kSchema = 1;
+/// 2: locks of a job belong to rows, and its record says which it holds.
+constexpr int kSchema = 2;
 constexpr std::size_t kGroupMax = 1024;  // commits taken into one synced write
 constexpr std::chrono::milliseconds kLookForRoom{500};
 constexpr const char* kFreeTheDisk =
@@ -74,27 +79,111 @@ Error open_error(const std::filesystem::path& directory, const rocksdb::Status& 
             "check that the directory is writable and its disk healthy"};
 }
 
-/// Opening for writing changes files, and a store of another version must stay as it is: its schema
-/// is read first, without so much as a log.
-void check_schema(const std::filesystem::path& directory) {
+/// Without a log of its own.
+rocksdb::Options silent_options() {
     class Silent final : public rocksdb::Logger {
         using rocksdb::Logger::Logv;
         void Logv(const char*, va_list) override {}
     };
     rocksdb::Options options = store_options();
     options.info_log = std::make_shared<Silent>();
+    return options;
+}
+
+/// Opening for writing changes files, and a store of a later version must stay as it is: its schema
+/// is read first, without so much as a log. kCorrupt is thrown as it is.
+int read_schema(const std::filesystem::path& directory) {
     rocksdb::DB* raw = nullptr;
-    rocksdb::Status status = rocksdb::DB::OpenForReadOnly(options, directory.string(), &raw);
+    rocksdb::Status status =
+        rocksdb::DB::OpenForReadOnly(silent_options(), directory.string(), &raw);
     if (!status.ok()) throw open_error(directory, status);
     const std::unique_ptr<rocksdb::DB> db(raw);
     std::string schema = "none";
     status = db->Get({}, rocksdb::Slice(kSchemaKey.data(), kSchemaKey.size()), &schema);
     if (!status.ok() && !status.IsNotFound()) throw open_error(directory, status);
-    if (schema == std::to_string(kSchema)) return;
+    int number = 0;
+    const auto parsed = std::from_chars(schema.data(), schema.data() + schema.size(), number);
+    if (parsed.ec == std::errc() && number >= 1 && number <= kSchema) return number;
     throw Error(ErrorKind::kInvalid, "store_newer",
                 "the store in " + directory.string() + " is of another version",
                 "it has schema " + schema + ", this bpgd knows " + std::to_string(kSchema),
                 "run the version of bpgd that wrote it, or a later one");
+}
+
+std::filesystem::path new_backup(const std::filesystem::path& directory, std::string_view why) {
+    const std::filesystem::path backups = directory.parent_path() / "backups";
+    ensure_directory(backups, 0700);
+    std::string time = format_time(SystemClock().now());
+    std::erase_if(time, [](char byte) { return byte == ':' || byte == '-'; });
+    return backups / fmt::format("{}-{}-{}", directory.filename().string(), why, time);
+}
+
+/// Says that the store was cut, and where it is kept as it was, until somebody has made sure that
+/// nothing is missing.
+std::filesystem::path cut_note(const std::filesystem::path& directory) {
+    return directory.parent_path() / "backups" / "cut";
+}
+
+/// Tables never change, so they are linked; logs do, so they are copied.
+void copy_store(const std::filesystem::path& from, const std::filesystem::path& to) {
+    std::filesystem::create_directory(to);
+    for (const auto& entry : std::filesystem::directory_iterator(from)) {
+        const auto name = entry.path().filename();
+        if (!entry.is_regular_file() || name == "LOCK") continue;
+        if (name.extension() == ".sst") {
+            std::filesystem::create_hard_link(entry.path(), to / name);
+        } else {
+            std::filesystem::copy_file(entry.path(), to / name);
+        }
+    }
+    fsync_directory(to);
+    fsync_directory(to.parent_path());
+}
+
+std::filesystem::path newest_log(const std::filesystem::path& directory) {
+    std::filesystem::path newest;
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+        const bool is_log = entry.path().extension() == ".log";
+        if (is_log && entry.path().filename() > newest.filename()) newest = entry.path();
+    }
+    return newest;
+}
+
+/// Whether the store is whole but for its newest log, which is what a power cut can tear. Looks at
+/// a copy.
+bool only_newest_log_is_damaged(const std::filesystem::path& copy) {
+    const std::filesystem::path trial = copy.string() + ".trial";
+    remove_tree(trial);
+    copy_store(copy, trial);
+    std::filesystem::resize_file(newest_log(trial), 0);
+    rocksdb::DB* raw = nullptr;
+    const rocksdb::Status status =
+        rocksdb::DB::OpenForReadOnly(silent_options(), trial.string(), &raw);
+    const std::unique_ptr<rocksdb::DB> db(raw);
+    const bool whole = status.ok();
+    remove_tree(trial);
+    return whole;
+}
+
+/// Opens a store whose newest log is damaged up to the damage, after it was kept as it is.
+void cut_at_damage(const std::filesystem::path& directory, const Error& damage) {
+    std::filesystem::path kept = new_backup(directory, "damaged");
+    copy_store(directory, kept);
+    if (newest_log(kept).empty() || !only_newest_log_is_damaged(kept)) {
+        remove_tree(kept);
+        throw damage;
+    }
+    // First of all, so that the question is asked even if we die before it is answered.
+    write_file_durably(cut_note(directory), kept.string(), 0600);
+    rocksdb::Options options = store_options();
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+    rocksdb::DB* raw = nullptr;
+    const rocksdb::Status status = rocksdb::DB::Open(options, directory.string(), &raw);
+    if (!status.ok()) throw open_error(directory, status);
+    delete raw;  // closed, its log is whole again
+    log::warning(
+        "the newest log of the store was damaged; it is opened up to the damage",
+        {{"store", directory.string()}, {"kept", kept.string()}, {"why", damage.info().detail}});
 }
 
 /// Opening writes what the log holds as tables, and begins a new log and manifest.
@@ -110,6 +199,30 @@ void require_room_to_open(const std::filesystem::path& directory) {
                 fmt::format("{} MiB are free on its disk, opening it needs {} MiB", free >> 20U,
                             needed >> 20U),
                 kFreeTheDisk);
+}
+
+void write_schema(rocksdb::DB& db, const std::filesystem::path& directory) {
+    rocksdb::WriteOptions write;
+    write.sync = true;
+    const rocksdb::Status put = db.Put(write, rocksdb::Slice(kSchemaKey.data(), kSchemaKey.size()),
+                                       std::to_string(kSchema));
+    if (!put.ok()) throw open_error(directory, put);
+}
+
+/// Records of earlier schemas are read as they are; what this version writes, an earlier one would
+/// misread, so from here on it refuses the store.
+void bring_up_to_date(rocksdb::DB& db, const std::filesystem::path& directory, int from) {
+    const std::filesystem::path kept = new_backup(directory, fmt::format("schema-{}", from));
+    rocksdb::Checkpoint* raw = nullptr;
+    rocksdb::Status status = rocksdb::Checkpoint::Create(&db, &raw);
+    const std::unique_ptr<rocksdb::Checkpoint> checkpoint(raw);
+    // Zero: the log is written out as tables first, so that none has to be linked while it grows.
+    if (status.ok()) status = checkpoint->CreateCheckpoint(kept.string(), 0);
+    if (!status.ok()) throw open_error(directory, status);
+    write_schema(db, directory);
+    log::info(
+        "the store was brought up to date",
+        {{"from", std::to_string(from)}, {"to", std::to_string(kSchema)}, {"kept", kept.string()}});
 }
 
 }  // namespace
@@ -149,6 +262,7 @@ struct Store::Impl {
     asio::any_io_executor loop;
     metrics::Instruments& metrics;
     std::unique_ptr<rocksdb::DB> db;
+    std::optional<std::filesystem::path> cut;
     Handoff<Pending> given;
     Semaphore wake;  ///< one for every commit, and one at the end
     std::atomic<bool> closing{false};
@@ -225,6 +339,15 @@ void Store::Impl::write_forever() {
     }
 }
 
+const std::optional<std::filesystem::path>& Store::cut() const {
+    return impl_->cut;
+}
+
+void Store::note_cut_is_harmless() {
+    remove_tree(cut_note(impl_->db->GetName()));
+    impl_->cut.reset();
+}
+
 void Store::create(const std::filesystem::path& directory) {
     rocksdb::Options options = store_options();
     options.create_if_missing = true;
@@ -237,11 +360,7 @@ void Store::create(const std::filesystem::path& directory) {
     const rocksdb::Status status = rocksdb::DB::Open(options, directory.string(), &raw);
     if (!status.ok()) throw open_error(directory, status);
     const std::unique_ptr<rocksdb::DB> db(raw);
-    rocksdb::WriteOptions write;
-    write.sync = true;
-    const rocksdb::Status put = db->Put(write, rocksdb::Slice(kSchemaKey.data(), kSchemaKey.size()),
-                                        std::to_string(kSchema));
-    if (!put.ok()) throw open_error(directory, put);
+    write_schema(*db, directory);
 }
 
 Store::Store(const std::filesystem::path& directory, asio::any_io_executor loop,
@@ -252,12 +371,21 @@ Store::Store(const std::filesystem::path& directory, asio::any_io_executor loop,
                     "there is no store in " + directory.string(),
                     "bpgd never makes an empty one by itself", "run: bpg init");
     }
-    check_schema(directory);
     require_room_to_open(directory);
+    int schema = 0;
+    try {
+        schema = read_schema(directory);
+    } catch (const Error& error) {
+        if (error.kind() != ErrorKind::kCorrupt) throw;
+        cut_at_damage(directory, error);
+        schema = read_schema(directory);
+    }
     rocksdb::DB* raw = nullptr;
     const rocksdb::Status status = rocksdb::DB::Open(store_options(), directory.string(), &raw);
     if (!status.ok()) throw open_error(directory, status);
     impl_->db.reset(raw);
+    impl_->cut = read_file(cut_note(directory));
+    if (schema < kSchema) bring_up_to_date(*raw, directory, schema);
     impl_->writer = std::thread([impl = impl_.get()] { impl->write_forever(); });
 }
 

@@ -46,6 +46,7 @@ inline constexpr std::string_view kActive = "ac";       ///< + big-endian number
 inline constexpr std::string_view kCancel = "cn";       ///< + the same, of one to be cancelled
 inline constexpr std::string_view kEvent = "ev";        ///< + big-endian number + big-endian seq
 inline constexpr std::string_view kIdempotency = "ik";  ///< + caller's key
+inline constexpr std::string_view kPause = "pa";        ///< + resource that is paused
 inline constexpr std::string_view kDatabase = "db";     ///< + database id
 inline constexpr std::string_view kBranch = "br";       ///< + branch id
 inline constexpr std::string_view kSnapshot = "sn";     ///< + snapshot id
@@ -88,11 +89,22 @@ class Store {
     /// Opens an existing store. kNotFound `store_missing` (never makes an empty one: a mistyped
     /// path must not look like a fresh start), kConflict `store_in_use`, kCorrupt `store_corrupt`,
     /// kInvalid `store_newer` when a later version of bpgd has written it; that one is not touched.
+    ///
+    /// One of an earlier version is brought to this one, and kept as it was in `backups` beside it.
+    /// One whose newest log is damaged, as a power cut can leave it, is kept in the same way, and
+    /// opened up to the damage: see cut().
     Store(const std::filesystem::path& directory, asio::any_io_executor loop,
           metrics::Instruments& metrics);
     ~Store();
     Store(const Store&) = delete;
     Store& operator=(const Store&) = delete;
+
+    /// Where the store is kept as it was found, when its newest log was damaged and what lay behind
+    /// the damage is lost. Nobody was told of it, unless the disk lied: the caller makes sure that
+    /// nothing outside says otherwise, and calls note_cut_is_harmless(). Until then every start is
+    /// asked to.
+    const std::optional<std::filesystem::path>& cut() const;
+    void note_cut_is_harmless();
 
     /// Returns when the batch is on disk; waits while the disk is full. Loop thread only.
     asio::awaitable<void> commit(Batch batch);

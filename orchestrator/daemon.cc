@@ -12,17 +12,22 @@
 #include <cstdlib>
 
 #include "jobs/engine.h"
+#include "jobs/history.h"
+#include "jobs/job_logs.h"
+#include "jobs/pauses.h"
 #include "jobs/queue.h"
 #include "jobs/runner.h"
 #include "metrics/instruments.h"
 #include "orchestrator/base/files.h"
 #include "orchestrator/base/log.h"
+#include "orchestrator/base/service_manager.h"
 #include "orchestrator/base/signal.h"
 #include "orchestrator/base/thread_priority.h"
 #include "orchestrator/http/handlers/register.h"
 #include "orchestrator/http/router.h"
 #include "orchestrator/http/server.h"
 #include "orchestrator/init.h"
+#include "orchestrator/lost_jobs.h"
 #include "orchestrator/operations/operations.h"
 #include "orchestrator/operations/requests.h"
 #include "orchestrator/operations/shared_snapshots.h"
@@ -43,6 +48,7 @@ constexpr std::size_t kBackgroundThreads = 2;
 constexpr std::chrono::seconds kDrain{8};
 constexpr std::chrono::minutes kMeasureEvery{1};
 constexpr std::chrono::seconds kLookEvery{5};
+constexpr std::chrono::minutes kPruneEvery{10};
 
 /// One bpgd a state directory and one a volume root; held until the process ends. The directory
 /// itself is locked: nothing may be created in a root that might not be mounted.
@@ -66,6 +72,14 @@ operations::Settings operation_settings(const config::Config& config) {
     return settings;
 }
 
+jobs::EngineLimits engine_limits(const config::Config& config) {
+    jobs::EngineLimits limits;
+    limits.step_deadline = config.jobs.step_deadline;
+    limits.job_deadline = config.jobs.deadline;
+    limits.no_progress = config.jobs.no_progress;
+    return limits;
+}
+
 class Daemon {
   public:
     Daemon(config::Config config, StoragePlace place, const DaemonOptions& options);
@@ -76,6 +90,9 @@ class Daemon {
     asio::awaitable<void> main();
     asio::awaitable<void> look_at_surroundings();
     asio::awaitable<void> measure_forever();
+    asio::awaitable<void> prune_history();
+    asio::awaitable<bool> prune_once();
+    asio::awaitable<void> feed_watchdog();
     asio::awaitable<void> watch_lag();
     void set_gauges();
     void spawn(asio::awaitable<void> part, std::string name);
@@ -88,6 +105,7 @@ class Daemon {
     const config::Config config_;
     const StoragePlace place_;
     const Steady::time_point started_ = Steady::now();
+    const ServiceManager service_manager_;
     asio::io_context loop_{1};
     UniqueFd state_lock_;
     UniqueFd root_lock_;
@@ -108,8 +126,13 @@ class Daemon {
     jobs::OperationRegistry registry_;
     jobs::CrashPoints crash_;
     jobs::Store store_;
+    jobs::JobLogs job_logs_;
+    jobs::History history_;
     jobs::Queue queue_;
     jobs::Slots slots_;
+    jobs::Pauses pauses_;
+    jobs::Admission admission_;
+    const jobs::Timeline timeline_;
     jobs::Engine engine_;
     jobs::Runner runner_;
     operations::Requests requests_;
@@ -138,10 +161,17 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
                 postgres_, data_directories_,          secrets_,  pool_,
                 clock_,    operation_settings(config_)},
       store_(config_.store_dir(), loop_.get_executor(), metrics_),
+      job_logs_(config_.job_logs_dir(), config_.jobs.log_max),
+      history_(
+          store_, job_logs_,
+          {config_.jobs.keep.succeeded, config_.jobs.keep.failed, config_.jobs.keep.cancelled}),
       queue_(store_, registry_, clock_, {config_.jobs.queued_max}),
       slots_(config_.jobs.running_max),
-      engine_(queue_, slots_, registry_, clock_, metrics_, crash_, {}),
-      runner_(loop_.get_executor(), queue_, engine_, slots_, clock_,
+      pauses_(store_),
+      admission_(queue_, slots_, pauses_),
+      engine_(queue_, admission_, slots_, registry_, clock_, timeline_, metrics_, crash_,
+              engine_limits(config_)),
+      runner_(loop_.get_executor(), queue_, engine_, admission_, slots_, clock_,
               [this](std::exception_ptr failure) {
                   log::error("a job ended in a way nobody expected",
                              {{"why", describe(failure).detail}});
@@ -157,6 +187,10 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
       api_server_(loop_.get_executor(), api_router_, {}),
       metrics_server_(loop_.get_executor(), metrics_router_, {}) {
     operations::register_operations(registry_, services_);
+    registry_.add<jobs::HistoryPrune>([this](jobs::JobContext&) {
+        return std::make_unique<jobs::HistoryPrune>(history_, background_pool_, clock_);
+    });
+    queue_.keep_logs(job_logs_);
     for (const auto& [name, entry] : registry_.all()) {
         std::vector<std::string> steps;
         for (const jobs::StepName& step : entry.steps)
@@ -180,6 +214,8 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
 http::ApiServices Daemon::api_services() {
     return {catalog_,
             queue_,
+            pauses_,
+            job_logs_,
             requests_,
             services_,
             clock_,
@@ -248,17 +284,26 @@ void Daemon::listen() {
 asio::awaitable<void> Daemon::main() {
     catalog_.load(store_);
     queue_.load();
+    pauses_.load();
     co_await look_at_surroundings();
+    if (store_.cut()) {
+        co_await require_nothing_lost(catalog_, *storage_, *store_.cut());
+        store_.note_cut_is_harmless();
+    }
     co_await supervisor_.look_at_all();
     ready_ = true;
+    service_manager_.tell(
+        fmt::format("READY=1\nSTATUS=ready, {} jobs open", queue_.open_jobs().size()));
     log::info("bpgd is ready", {{"version", BPG_VERSION},
                                 {"storage", std::string(storage_->driver())},
                                 {"runtime", std::string(runtime_->driver())},
                                 {"open_jobs", std::to_string(queue_.open_jobs().size())}});
     spawn(runner_.run(), "runner");
+    spawn(engine_.watch_deadlines(), "deadlines");
     spawn(supervisor_.run(), "supervisor");
     spawn(measure_forever(), "measuring");
     spawn(watch_lag(), "lag");
+    spawn(prune_history(), "history");
     bool told = false;
     while (config_.metrics.listen) {  // a port in use is retried, never a reason not to start
         try {
@@ -313,6 +358,44 @@ asio::awaitable<void> Daemon::measure_forever() {
             next_look = Steady::now() + kLookEvery;
         }
         co_await pause_for(std::chrono::milliseconds(500));
+    }
+}
+
+asio::awaitable<void> Daemon::prune_history() {
+    while (true) {
+        co_await pause_for(kPruneEvery);
+        while (co_await prune_once()) {
+        }
+    }
+}
+
+/// True when there may be more to remove.
+asio::awaitable<bool> Daemon::prune_once() {
+    const auto look = [this, now = clock_.now()] { return history_.expired(now, 1); };
+    const jobs::History::Expired expired = co_await background_pool_.run(look);
+    if (expired.job_ids.empty()) co_return false;
+    jobs::Submission submission;
+    submission.operation = std::string(jobs::HistoryPrune::kName);
+    submission.data = jobs::HistoryPrune::State{};
+    submission.priority = jobs::Priority::kHousekeeping;
+    std::string id;
+    try {
+        const jobs::Job job = co_await queue_.submit(std::move(submission), jobs::Batch{});
+        id = job.id;
+    } catch (const Error& error) {  // a full queue: later
+        log::debug("the history is not pruned now", {{"why", error.what()}});
+        co_return false;
+    }
+    const jobs::Job ended = co_await queue_.wait_until_final(id, Steady::time_point::max());
+    co_return ended.state == jobs::JobState::kSucceeded;
+}
+
+/// The service manager hears that the loop turns, and ends us when it does not.
+asio::awaitable<void> Daemon::feed_watchdog() {
+    while (true) {
+        service_manager_.tell("WATCHDOG=1");
+        co_await pause_for(std::chrono::duration_cast<std::chrono::milliseconds>(
+            *service_manager_.watchdog() / 3));
     }
 }
 
@@ -380,16 +463,19 @@ asio::awaitable<void> wait_for_stop(asio::signal_set& signals) {
 
 void Daemon::run() {
     listen();
+    if (service_manager_.watchdog()) spawn(feed_watchdog(), "watchdog");
     spawn(main(), "start");
     asio::signal_set signals(loop_, SIGTERM, SIGINT);
     const auto stop = [this, &signals]() -> asio::awaitable<void> {
         co_await wait_for_stop(signals);
         log::info("bpgd stops; instances go on");
+        service_manager_.tell("STOPPING=1\nSTATUS=finishing the steps that run");
         co_await api_server_.drain(std::chrono::milliseconds(500));
         if (!co_await runner_.drain(kDrain)) {
             log::warning("some steps did not end in time and are gone on with at the next start");
         }
         queue_.note_orderly_end();
+        co_await job_logs_.written();
         end(0);
     };
     spawn(stop(), "stop");
@@ -421,6 +507,9 @@ void run_daemon(const config::Config& config, const DaemonOptions& options) {
 std::vector<std::string> list_crash_points(const std::string& operation) {
     jobs::OperationRegistry registry;
     operations::describe_operations(registry);
+    registry.add<jobs::HistoryPrune>([](jobs::JobContext&) -> std::unique_ptr<jobs::HistoryPrune> {
+        throw std::logic_error("a described operation cannot run");
+    });
     std::vector<std::string> points;
     for (const auto& [name, entry] : registry.all()) {
         if (!operation.empty() && name != operation) continue;

@@ -3,6 +3,7 @@
 
 #include <charconv>
 #include <nlohmann/json.hpp>
+#include <utility>
 
 #include "cli/command.h"
 #include "cli/follow.h"
@@ -38,7 +39,7 @@ int list(Session& session, const Arguments& arguments) {
 }
 
 int get(Session& session, const Arguments& arguments) {
-    show_object(session, session.get(job_target(arguments.at("ID"))));
+    show_object(session, session.get(job_target(arguments.at("ID")) + "?explain=1"));
     return 0;
 }
 
@@ -133,6 +134,70 @@ int submit_any(Session& session, const Arguments& arguments) {
     return 0;
 }
 
+/// The log of a job, as it is; with `follow` until the job ends, over restarts of bpgd.
+int show_log(Session& session, const std::string& id, bool follow) {
+    if (follow) {
+        const nlohmann::json job = follow_log(session, id, print_out);
+        if (!succeeded(job)) throw failure_of_job(job);
+        return 0;
+    }
+    try {
+        session.client().stream(job_target(id) + "/log",
+                                [](const std::string& line) { print_out(line + "\n"); });
+    } catch (const Unreachable& lost) {
+        throw unreachable_failure(session.client(), lost.what());
+    } catch (const DeadlinePassed&) {
+        throw no_answer_failure(*session.globals().timeout);
+    }
+    return 0;
+}
+
+/// What --lane or --database names, of which a pause takes one.
+std::pair<std::string, std::string> paused_thing(const Arguments& arguments) {
+    const auto lane = arguments.find("--lane");
+    const auto database = arguments.find("--database");
+    if (lane.has_value() != database.has_value()) {
+        return lane ? std::pair{"lane", *lane}
+                    : std::pair{"database", parse_database_name(*database)};
+    }
+    throw usage_failure("it takes a lane or a database",
+                        lane ? "both were given" : "none was given",
+                        "give --lane interactive|scheduled|housekeeping, or --database DB");
+}
+
+std::string pause_line(const nlohmann::json& pause) {
+    const std::string lane = text_of(pause, "lane");
+    const std::string what =
+        lane.empty() ? "database " + text_of(pause, "database") : "the " + lane + " lane";
+    const std::string reason = text_of(pause, "reason");
+    return fmt::format("{} is paused since {}{}", what, text_of(pause, "since"),
+                       reason.empty() ? "" : ": " + one_line(reason));
+}
+
+int pause(Session& session, const Arguments& arguments) {
+    const auto [kind, name] = paused_thing(arguments);
+    const nlohmann::json body{{kind, name}, {"reason", arguments.find("--reason").value_or("")}};
+    const nlohmann::json made = submit(session, {"POST", "/v1/pauses", body});
+    if (session.json()) {
+        print_out(render_json(made));
+    } else {
+        print_out(pause_line(made) + "\n");
+    }
+    return 0;
+}
+
+int resume(Session& session, const Arguments& arguments) {
+    const auto [kind, name] = paused_thing(arguments);
+    const std::string target = fmt::format("/v1/pauses/{}s/{}", kind, percent_encode(name));
+    const nlohmann::json answer = submit(session, {"DELETE", target, nullptr});
+    if (session.json()) {
+        print_out(render_json(answer));
+    } else {
+        print_out(text_of(answer, "resumed") + " goes on\n");
+    }
+    return 0;
+}
+
 int tail(Session& session, const Arguments& arguments) {
     std::int64_t after = 0;
     if (const auto from = arguments.find("--from-event")) {
@@ -140,6 +205,13 @@ int tail(Session& session, const Arguments& arguments) {
     }
     after = std::max<std::int64_t>(after, 0);
     const std::string& id = arguments.at("ID");
+    if (arguments.has("--log")) {
+        if (arguments.find("--from-event")) {
+            throw usage_failure("--log and --from-event do not go together",
+                                "a log is lines of text, not events", "leave one of them out");
+        }
+        return show_log(session, id, arguments.has("--follow"));
+    }
     const EventSink print = [&session](const std::string& line, const nlohmann::json& event) {
         print_event(session, line, event);
     };
@@ -172,7 +244,8 @@ std::span<const Command> job_commands() {
          "show the events of a job",
          {{"ID", "its id, or the beginning of it"}},
          {{"-f,--follow", "", "go on until the job ends, over restarts of bpgd"},
-          {"--from-event", "N", "begin with this event"}},
+          {"--from-event", "N", "begin with this event"},
+          {"--log", "", "its log instead: also what the programs it ran said"}},
          tail,
          false,
          "bpg job tail -f 7k3m"},
@@ -193,6 +266,21 @@ std::span<const Command> job_commands() {
          {{"ID", "its id, or the beginning of it"}},
          {},
          retry},
+        {"job pause",
+         "let the jobs of a lane or a database stand still",
+         {},
+         {{"--lane", "LANE", "interactive, scheduled or housekeeping"},
+          {"--database", "DB", "what happens in this database"},
+          {"--reason", "TEXT", "shown to whoever waits"}},
+         pause,
+         false,
+         "bpg job pause --database prod --reason 'moving disks'"},
+        {"job resume",
+         "let them go on",
+         {},
+         {{"--lane", "LANE", "interactive, scheduled or housekeeping"},
+          {"--database", "DB", "what happens in this database"}},
+         resume},
     };
     return kCommands;
 }

@@ -16,8 +16,12 @@ using jobs::kinds::kSnapshot;
 template <class Record>
 std::map<std::string, Record> read_all(const jobs::Store& store, std::string_view kind) {
     std::map<std::string, Record> records;
+    const nlohmann::json known = Record{};
     store.scan(kind, [&](std::string_view key, std::string_view value) {
-        records.emplace(key.substr(kind.size()), nlohmann::json::parse(value).get<Record>());
+        const auto stored = nlohmann::json::parse(value);
+        auto record = stored.template get<Record>();
+        record.unknown = unknown_members(stored, known);
+        records.emplace(key.substr(kind.size()), std::move(record));
         return true;
     });
     return records;
@@ -26,7 +30,9 @@ std::map<std::string, Record> read_all(const jobs::Store& store, std::string_vie
 template <class Record>
 void write(std::map<std::string, Record>& records, std::string_view kind, const Record& record,
            jobs::Batch& batch) {
-    batch.put(std::string(kind) + record.id, json_text(nlohmann::json(record)));
+    nlohmann::json stored = record;
+    add_unknown(stored, record.unknown);
+    batch.put(std::string(kind) + record.id, json_text(stored));
     records.insert_or_assign(record.id, record);
 }
 

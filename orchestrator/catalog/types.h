@@ -39,6 +39,7 @@ struct Database {
     std::uint32_t owner_uid = 0;  ///< of its data directories
     std::uint32_t owner_gid = 0;
     WallTime created_at{};
+    nlohmann::json unknown;  ///< what a later version wrote into its record, kept as it is
 };
 
 enum class BranchState { kCreating, kRunning, kStopped, kFailed, kDeleting };
@@ -79,6 +80,7 @@ struct Branch {
     CreatedFrom created_from;
     std::string last_job;
     std::vector<std::string> warnings;
+    nlohmann::json unknown;  ///< what a later version wrote into its record, kept as it is
 };
 
 struct Snapshot {
@@ -100,6 +102,7 @@ struct Snapshot {
     std::string backup_label;  ///< byte for byte, kept with the snapshot and not in the clone
     std::string tablespace_map;
     std::string system_identifier;
+    nlohmann::json unknown;  ///< what a later version wrote into its record, kept as it is
 };
 
 /// Bytes, as last measured in the background; not stored.

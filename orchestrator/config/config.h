@@ -138,6 +138,10 @@ struct Keep {
 struct Jobs {
     std::uint32_t running_max = 4;
     std::uint32_t queued_max = 1000;
+    milliseconds deadline = std::chrono::hours(24);       ///< of a job; zero: none
+    milliseconds step_deadline = std::chrono::hours(12);  ///< zero: none
+    milliseconds no_progress = std::chrono::minutes(30);  ///< zero: however long
+    std::uint64_t log_max = 1U << 20U;                    ///< bytes of the log of one job
     Keep keep;
     bool operator==(const Jobs&) const = default;
 };

@@ -564,6 +564,20 @@ const std::vector<Field> kFields{
         "jobs.queued_max", [](auto& c) -> auto& { return c.jobs.queued_max; },
         number_codec<std::uint32_t>(1, 1'000'000), "Jobs that may wait; more are refused."),
     row(
+        "jobs.deadline", [](auto& c) -> auto& { return c.jobs.deadline; },
+        duration_codec(milliseconds(0), kYear),
+        "How long a job may work before it is undone; 0s: as long as it takes."),
+    row(
+        "jobs.step_deadline", [](auto& c) -> auto& { return c.jobs.step_deadline; },
+        duration_codec(milliseconds(0), kYear), "The same of one step."),
+    row(
+        "jobs.no_progress", [](auto& c) -> auto& { return c.jobs.no_progress; },
+        duration_codec(milliseconds(0), kYear),
+        "How long a step that tells how far it is may get no further."),
+    row(
+        "jobs.log_max", [](auto& c) -> auto& { return c.jobs.log_max; }, size_codec(4096),
+        "How large the log of one job may become."),
+    row(
         "jobs.keep.succeeded", [](auto& c) -> auto& { return c.jobs.keep.succeeded; },
         duration_codec(milliseconds(0), 10 * kYear), "How long a job that succeeded stays listed."),
     row(

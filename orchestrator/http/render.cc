@@ -15,18 +15,6 @@ json text_or_null(const std::string& text) {
     return text.empty() ? json(nullptr) : json(text);
 }
 
-std::string_view name_of(jobs::Priority priority) {
-    switch (priority) {
-        case jobs::Priority::kInteractive:
-            return "interactive";
-        case jobs::Priority::kScheduled:
-            return "scheduled";
-        case jobs::Priority::kHousekeeping:
-            return "housekeeping";
-    }
-    return "interactive";
-}
-
 json parent_json(const catalog::Catalog& catalog, const catalog::Branch& branch) {
     const catalog::Branch* parent = catalog.branch_by_id(branch.parent_id);
     return parent == nullptr ? json(nullptr) : json(catalog.ref_of(*parent));
@@ -70,6 +58,11 @@ json steps_json(const std::vector<jobs::StepRecord>& steps) {
 json progress_json(const std::optional<jobs::StepProgress>& progress) {
     if (!progress) return nullptr;
     return {{"done", progress->done}, {"total", progress->total}, {"unit", progress->unit}};
+}
+
+json estimate_json(const std::optional<std::chrono::milliseconds>& left) {
+    if (!left) return nullptr;
+    return {{"seconds_left", static_cast<double>(left->count()) / 1000}};
 }
 
 json error_json(const jobs::Job& job) {
@@ -131,20 +124,22 @@ json branch_summary_json(const catalog::Catalog& catalog, const catalog::Branch&
             {"expires_at", time_json(branch.expires_at)}};
 }
 
-json job_json(const jobs::Job& job) {
+json job_json(const jobs::Job& job, const JobView& view) {
     return {{"id", job.id},
             {"operation", job.operation},
             {"target", job.target},
             {"state", std::string(to_string(job.state))},
             {"attempt", job.attempt},
-            {"priority", std::string(name_of(job.priority))},
+            {"priority", std::string(to_string(job.priority))},
             {"created_at", format_time(job.created_at)},
             {"started_at", time_json(job.started_at)},
             {"finished_at", time_json(job.finished_at)},
             {"waiting_for", text_or_null(job.waiting_for)},
-            {"log_path", nullptr},  // operations keep no log file of their own
+            {"log_path",
+             job.has_log ? json((view.log_dir / (job.id + ".log")).string()) : json(nullptr)},
             {"steps", steps_json(job.steps)},
             {"progress", progress_json(job.progress)},
+            {"estimate", estimate_json(view.left)},
             {"result", job.result},
             {"warnings", job.warnings},
             {"error", error_json(job)}};

@@ -2,7 +2,10 @@
 // Times are RFC 3339 in UTC, sizes bytes, and what is not known or not measured is null.
 #pragma once
 
+#include <chrono>
+#include <filesystem>
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 
 #include "jobs/job.h"
@@ -17,6 +20,11 @@ nlohmann::json database_json(const catalog::Catalog& catalog, const catalog::Dat
 nlohmann::json branch_json(const catalog::Catalog& catalog, const catalog::Branch& branch);
 /// The few members of a branch that the status has a row of.
 nlohmann::json branch_summary_json(const catalog::Catalog& catalog, const catalog::Branch& branch);
-nlohmann::json job_json(const jobs::Job& job);
+/// What a job's object tells beyond its record.
+struct JobView {
+    const std::filesystem::path& log_dir;
+    std::optional<std::chrono::milliseconds> left;  ///< how long it may still take
+};
+nlohmann::json job_json(const jobs::Job& job, const JobView& view);
 
 }  // namespace bpg::http

@@ -14,6 +14,8 @@ using jobs::Progress;
 using jobs::Rewind;
 
 constexpr std::string_view kTakeSnapshot = "take_snapshot";
+constexpr std::string_view kCloneVolume = "clone_volume";
+constexpr std::string_view kFinishBackup = "finish_backup";
 constexpr std::string_view kSessionEnded =
     "the backup session of the snapshot ended with the daemon";
 
@@ -59,7 +61,7 @@ std::span<const jobs::Step<BranchCreate>> BranchCreate::steps() {
     static constexpr jobs::Step<BranchCreate> kSteps[] = {
         {kTakeSnapshot, "freeze the parent in a snapshot", &BranchCreate::take_snapshot,
          &BranchCreate::leave_snapshot, &BranchCreate::record_origin},
-        {"clone_volume", "clone it, sharing what the driver can share", &BranchCreate::clone_volume,
+        {kCloneVolume, "clone it, sharing what the driver can share", &BranchCreate::clone_volume,
          &BranchCreate::destroy_volume, nothing_to_record},
         {"prepare_clone", "remove what belongs to the parent's server",
          &BranchCreate::prepare_clone, nothing_to_undo, nothing_to_record},
@@ -69,12 +71,16 @@ std::span<const jobs::Step<BranchCreate>> BranchCreate::steps() {
          &BranchCreate::forget_password, nothing_to_record},
         {"open_to_users", "let users in", &BranchCreate::open_to_users, nothing_to_undo,
          nothing_to_record},
-        {"finish_backup", "end backup mode and record the snapshot", &BranchCreate::finish_backup,
+        {kFinishBackup, "end backup mode and record the snapshot", &BranchCreate::finish_backup,
          nothing_to_undo, &BranchCreate::record_snapshot},
         {"publish", "make the branch visible", &BranchCreate::publish, nothing_to_undo,
          &BranchCreate::record_branch},
     };
     return jobs::checked(kSteps);
+}
+
+std::string BranchCreate::last_step_on_parent(bool atomic) {
+    return std::string(atomic ? kFinishBackup : kCloneVolume);
 }
 
 const catalog::Branch& BranchCreate::branch(const State& state) const {

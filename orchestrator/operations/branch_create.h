@@ -39,6 +39,8 @@ class BranchCreate {
         : services_(services), context_(context), instances_(services, &context) {}
 
     static std::span<const jobs::Step<BranchCreate>> steps();
+    /// Behind it the parent may be stopped, or change its name.
+    static std::string last_step_on_parent(bool atomic);
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
     nlohmann::json result(const State& state) const;
 

@@ -84,7 +84,7 @@ asio::awaitable<Progress> DbCreate::init_data_directory(State& state) {
     init.volume = services_.storage.volume_path(branch(state).volume);
     init.data_directory = instances_.data_directory(branch(state));
     init.locale = services_.settings.locale;
-    co_await services_.runtime.init_data_directory(init);
+    context_.log(co_await services_.runtime.init_data_directory(init));
     postgres::CloneSpec mark;
     mark.volume = services_.storage.volume_path(branch(state).volume);
     mark.incarnation_id = branch(state).incarnation_id;

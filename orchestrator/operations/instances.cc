@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <boost/asio/co_spawn.hpp>
 #include <cerrno>
 
 #include "orchestrator/base/error.h"
@@ -9,6 +10,8 @@
 
 namespace bpg::operations {
 namespace {
+
+constexpr std::size_t kStartUpLines = 200;
 
 int major_of(const std::string& version) {
     return std::atoi(version.c_str());
@@ -28,6 +31,11 @@ Error postgres_refused(const std::string& log) {
 asio::awaitable<bool> runs(runtime::Runtime& runtime, runtime::InstanceRef instance) {
     const runtime::InstanceStatus status = co_await runtime.inspect(instance);
     co_return status.running;
+}
+
+asio::awaitable<void> copy_log(runtime::Runtime& runtime, runtime::InstanceRef instance,
+                               std::function<void(std::string)> log) {
+    log(co_await runtime.log_tail(instance, kStartUpLines));
 }
 
 }  // namespace
@@ -162,13 +170,23 @@ asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_
         const postgres::ReadyFacts facts = co_await services_.postgres.await_ready(
             instance.data_directory, endpoint(place), alive, services_.settings.ready_timeout,
             std::move(verifier));
+        co_await log_start_up(instance);
         co_return facts;
     } catch (const Error& error) {
         failure = error;
     }
     if (failure->code() != "postgres_refused") throw *failure;
     const std::string tail = co_await runtime.log_tail(instance, 50);
+    if (context_ != nullptr) context_->log(tail);
     throw postgres_refused(tail.empty() ? failure->info().detail : tail);
+}
+
+/// Beside the job: nobody who waits for a branch waits for its log.
+asio::awaitable<void> Instances::log_start_up(const runtime::InstanceRef& instance) {
+    if (context_ == nullptr) co_return;
+    asio::co_spawn(co_await asio::this_coro::executor,
+                   copy_log(services_.runtime, instance, context_->log_beside()),
+                   [](std::exception_ptr) {});  // a log that cannot be read is no failure
 }
 
 asio::awaitable<void> Instances::open_to_users(std::string branch_id) {

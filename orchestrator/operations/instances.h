@@ -56,6 +56,7 @@ class Instances {
     asio::awaitable<postgres::ReadyFacts> await_ready(std::string branch_id, std::string verifier);
     asio::awaitable<void> let_users_in(std::string branch_id);
     void throw_if_cancelled() const;
+    asio::awaitable<void> log_start_up(const runtime::InstanceRef& instance);
 
     Services& services_;
     const jobs::JobContext* context_;

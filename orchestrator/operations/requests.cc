@@ -11,6 +11,7 @@
 #include "orchestrator/operations/db_delete.h"
 #include "orchestrator/operations/instance_control.h"
 #include "orchestrator/operations/pool_space.h"
+#include "orchestrator/operations/rules.h"
 
 namespace bpg::operations {
 namespace {
@@ -19,12 +20,22 @@ using catalog::Branch;
 using catalog::BranchState;
 using catalog::Database;
 
-jobs::Lock database_lock(const Database& database, bool exclusive) {
-    return {"database/" + database.id, exclusive, database.name};
+jobs::Lock whole(const Database& database) {
+    return {.resource = "database/" + database.id,
+            .above = {"pool"},
+            .mode = jobs::LockMode::kExclusive,
+            .shown_as = database.name};
 }
 
-jobs::Lock branch_lock(const Branch& branch, const std::string& ref, bool exclusive) {
-    return {"branch/" + branch.id, exclusive, ref};
+jobs::Lock lock_of(const Branch& branch, const std::string& ref, jobs::LockMode mode) {
+    return {.resource = "branch/" + branch.id,
+            .above = {"pool", "database/" + branch.database_id},
+            .mode = mode,
+            .shown_as = ref};
+}
+
+jobs::Lock whole(const Branch& branch, const std::string& ref) {
+    return lock_of(branch, ref, jobs::LockMode::kExclusive);
 }
 
 void refuse(const std::optional<ErrorInfo>& refusal) {
@@ -62,9 +73,13 @@ asio::awaitable<std::optional<jobs::Job>> Requests::attach(std::string operation
     // Asked first, said last: between the looks below and the reservation nothing may wait.
     const auto shortage =
         co_await services_.pool.run([&queue, reserve] { return queue.shortage(reserve); });
-    const auto same = co_await queue_.find_open_same(operation, target, params);
+    const jobs::Again again = rule_of(operation).again;
+    const auto same = co_await queue_.find_open_same(operation, target, params, again);
     if (same) co_return same;
-    if (const auto other = queue_.find_open_on(target)) {
+    const auto other = queue_.find_open_on(target);
+    const bool comes_behind = other && again == jobs::Again::kCoalesce &&
+                              other->operation == operation && other->params == params;
+    if (other && !comes_behind) {
         throw Error(ErrorKind::kConflict, "busy", "\"" + target + "\" is busy",
                     fmt::format("job {} ({}) is {}, at step {}", other->id, other->operation,
                                 jobs::to_string(other->state), other->step),
@@ -136,8 +151,7 @@ asio::awaitable<jobs::Job> Requests::db_create(DbCreateRequest request, RequestK
     jobs::Submission job =
         submission(DbCreate::kName, database.name, params, state, std::move(key));
     main.last_job = job.job_id;
-    job.locks = {database_lock(database, true),
-                 branch_lock(main, database.name + "/" + main.name, true)};
+    job.locks = {whole(database)};
     jobs::Batch batch;
     services_.catalog.put(database, batch);
     services_.catalog.put(main, batch);
@@ -153,7 +167,7 @@ asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, Req
     DbDelete::State state{database.id, database.name, {}, {}};
     jobs::Batch batch;
     jobs::Submission job = submission(DbDelete::kName, name, params, nullptr, std::move(key));
-    job.locks.push_back(database_lock(database, true));
+    job.locks = {whole(database)};
     std::vector<Branch> doomed;
     for (const Branch* branch : services_.catalog.branches(database.id))
         doomed.push_back(*branch);
@@ -165,7 +179,6 @@ asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, Req
                         "wait for it: bpg job tail -f " + other->id);
         }
         state.branch_ids.push_back(branch.id);
-        job.locks.push_back(branch_lock(branch, ref, true));
     }
     state.doomed = Destruction::doom(services_.catalog, std::move(doomed), job.job_id, batch);
     job.data = state;
@@ -224,8 +237,9 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
         submission(BranchCreate::kName, request.ref, params, state, std::move(key));
     job.mode = request.fast ? "fast" : "safe";
     branch.last_job = job.job_id;
-    job.locks = {database_lock(database, false), branch_lock(parent, from, false),
-                 branch_lock(branch, request.ref, true)};
+    jobs::Lock source = lock_of(parent, from, jobs::LockMode::kShared);
+    source.until_step = BranchCreate::last_step_on_parent(services_.storage.atomic());
+    job.locks = {std::move(source), whole(branch, request.ref)};
     jobs::Batch batch;
     services_.catalog.put(branch, batch);
     co_return co_await queue_.submit(std::move(job), std::move(batch));
@@ -238,8 +252,7 @@ asio::awaitable<jobs::Job> Requests::branch_delete(std::string ref, bool force, 
     const Branch branch = services_.catalog.branch(ref);
     refuse(services_.catalog.can_delete_branch(branch, force));
     jobs::Submission job = submission(BranchDelete::kName, ref, params, nullptr, std::move(key));
-    job.locks = {database_lock(*services_.catalog.database_by_id(branch.database_id), false),
-                 branch_lock(branch, ref, true)};
+    job.locks = {whole(branch, ref)};
     jobs::Batch batch;
     job.data = BranchDelete::State{
         branch.id, ref, Destruction::doom(services_.catalog, {branch}, job.job_id, batch)};
@@ -284,8 +297,7 @@ asio::awaitable<jobs::Job> Requests::submit_control(std::string operation, std::
     state.should_run_before = branch.should_run;
     jobs::Submission job = submission(operation, ref, params, state, std::move(key));
     job.priority = priority;
-    job.locks = {database_lock(*services_.catalog.database_by_id(branch.database_id), false),
-                 branch_lock(branch, ref, true)};
+    job.locks = {whole(branch, ref)};
     co_return co_await queue_.submit(std::move(job), jobs::Batch{});
 }
 

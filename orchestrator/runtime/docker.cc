@@ -503,11 +503,11 @@ asio::awaitable<void> DockerRuntime::remove_container(std::string id) {
 
 // ---- a new cluster ------------------------------------------------------------------------------
 
-asio::awaitable<void> DockerRuntime::init_data_directory(const InitSpec& spec) {
+asio::awaitable<std::string> DockerRuntime::init_data_directory(const InitSpec& spec) {
     check_branch_id(spec.branch_id);
     const ImageFacts image = co_await image_of(spec.engine);
     auto look = [&spec] { return is_finished_cluster(spec.data_directory); };
-    if (co_await pool_.run(std::move(look))) co_return;
+    if (co_await pool_.run(std::move(look))) co_return std::string();
     const Place place{spec.branch_id, spec.name, spec.volume, spec.data_directory};
     const Survey found = co_await survey(place);
     for (const std::string& id : found.leftovers)
@@ -535,6 +535,7 @@ asio::awaitable<void> DockerRuntime::init_data_directory(const InitSpec& spec) {
     if (exit.code != 0) throw initdb_failed(fmt::format("exit code {}", exit.code), exit.log);
     auto finish = [&spec] { finish_cluster(spec.data_directory); };
     co_await pool_.run(std::move(finish));
+    co_return exit.log;
 }
 
 /// Starts a container that was made, waits for its end and removes it.

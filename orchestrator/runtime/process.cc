@@ -63,9 +63,10 @@ bool lives(pid_t pid, std::uint64_t start_time) {
     return !facts->zombie;
 }
 
-void make_data_directory(const std::filesystem::path& bin_dir, const InitSpec& spec,
-                         FileOwner user) {
-    if (is_finished_cluster(spec.data_directory)) return;
+/// What initdb said.
+std::string make_data_directory(const std::filesystem::path& bin_dir, const InitSpec& spec,
+                                FileOwner user) {
+    if (is_finished_cluster(spec.data_directory)) return {};
     begin_cluster(spec.data_directory, user);
     std::vector<std::string> argv = initdb_arguments(spec.data_directory, spec.locale);
     argv.insert(argv.begin(), (bin_dir / "initdb").native());
@@ -75,6 +76,7 @@ void make_data_directory(const std::filesystem::path& bin_dir, const InitSpec& s
     const CommandResult result = run_command(command);
     if (!result.ok()) throw initdb_failed(result.explain(command), result.err);
     finish_cluster(spec.data_directory);
+    return result.out + result.err;
 }
 
 /// postmaster.pid of an instance that was killed may name a pid that is another process by now,
@@ -237,16 +239,16 @@ asio::awaitable<std::filesystem::path> ProcessRuntime::bin_dir_for(std::string v
     co_return co_await pool_.run(std::move(work));
 }
 
-asio::awaitable<void> ProcessRuntime::init_data_directory(const InitSpec& spec) {
+asio::awaitable<std::string> ProcessRuntime::init_data_directory(const InitSpec& spec) {
     const auto bin_dir = co_await bin_dir_for(spec.engine.version);
     auto work = [bin_dir, spec, user = user_] {
         if (!is_finished_cluster(spec.data_directory)) {
             const auto users = processes_in(spec.data_directory);
             if (!users.empty()) throw directory_in_use(spec.data_directory, users.front());
         }
-        make_data_directory(bin_dir, spec, user);
+        return make_data_directory(bin_dir, spec, user);
     };
-    co_await pool_.run(std::move(work));
+    co_return co_await pool_.run(std::move(work));
 }
 
 asio::awaitable<void> ProcessRuntime::start(const InstanceSpec& spec) {

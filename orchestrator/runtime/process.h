@@ -42,7 +42,7 @@ class ProcessRuntime final : public Runtime {
     asio::awaitable<Engine> find_engine(EngineRequest request) override;
     asio::awaitable<Engine> prepare_engine(Engine engine, FetchReport report) override;
     Reach reach(const std::string& listen) const override { return {listen, false}; }
-    asio::awaitable<void> init_data_directory(const InitSpec& spec) override;
+    asio::awaitable<std::string> init_data_directory(const InitSpec& spec) override;
     asio::awaitable<void> start(const InstanceSpec& spec) override;
     asio::awaitable<void> stop(const InstanceRef& instance, StopMode mode,
                                std::chrono::milliseconds timeout) override;

@@ -118,7 +118,8 @@ class Runtime {
 
     /// initdb: UTF8, data checksums, superuser `postgres`. Begins from nothing each time: anything
     /// in the data directory that is no finished cluster is removed first; a finished one is left.
-    virtual asio::awaitable<void> init_data_directory(const InitSpec& spec) = 0;
+    /// What initdb said, for the log of the job.
+    virtual asio::awaitable<std::string> init_data_directory(const InitSpec& spec) = 0;
 
     /// Starts PostgreSQL and returns once the process exists, not when it is ready. An instance of
     /// this branch that already runs on this data directory is success. Never starts a second one

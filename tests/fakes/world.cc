@@ -151,10 +151,10 @@ class FakeRuntime final : public runtime::Runtime {
         co_return engine;
     }
     runtime::Reach reach(const std::string& listen) const override { return {listen, false}; }
-    asio::awaitable<void> init_data_directory(const runtime::InitSpec& spec) override {
+    asio::awaitable<std::string> init_data_directory(const runtime::InitSpec& spec) override {
         world_.expect(spec.engine.user.uid != 0, "a cluster was made for an unknown user");
         world_.at(spec.data_directory).initialised = true;
-        co_return;
+        co_return "made";
     }
     asio::awaitable<void> start(const runtime::InstanceSpec& spec) override {
         FakeVolume& volume = world_.at(spec.data_directory);

@@ -34,7 +34,11 @@ jobs::Job stop_job(std::uint64_t number, bool is_open) {
     job.steps = {{"stop_instance", "stop PostgreSQL", is_open ? "running" : "done", {}, {}}};
     job.state = is_open ? jobs::JobState::kRunning : jobs::JobState::kSucceeded;
     if (!is_open) job.finished_at = job.created_at;
-    job.locks = {{"branch/" + job.id, true, job.target}};
+    job.locks = {{.resource = "branch/" + job.id,
+                  .above = {"pool", "database/past"},
+                  .mode = jobs::LockMode::kExclusive,
+                  .shown_as = job.target,
+                  .held = true}};
     return job;
 }
 

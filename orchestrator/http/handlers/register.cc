@@ -11,6 +11,7 @@
 #include "orchestrator/http/handlers/branches.h"
 #include "orchestrator/http/handlers/databases.h"
 #include "orchestrator/http/handlers/jobs.h"
+#include "orchestrator/http/handlers/pauses.h"
 #include "orchestrator/http/handlers/status.h"
 #include "orchestrator/http/problem.h"
 #include "orchestrator/http/render.h"
@@ -136,6 +137,7 @@ void register_api(Router& router, ApiServices& api) {
     add_database_routes(router, api);
     add_branch_routes(router, api);
     add_job_routes(router, api);
+    add_pause_routes(router, api);
     add_status_routes(router, api);
 }
 
@@ -241,6 +243,11 @@ std::uint64_t query_number(const Request& request, const std::string& name, std:
     throw parameter_error(name, fmt::format("a whole number from {} to {}", least, most));
 }
 
+json show_job(const ApiServices& api, const jobs::Job& job) {
+    return job_json(job,
+                    {api.job_logs.directory(), api.queue.estimates().left(job, api.clock.now())});
+}
+
 Response json_response(int status, const json& object) {
     Response response;
     response.status = status;
@@ -262,7 +269,7 @@ asio::awaitable<Response> job_response(ApiServices& api, Request request, jobs::
         job = co_await api.queue.wait_until_final(job.id, deadline);
         if (jobs::is_final(job.state)) status = 200;
     }
-    json object = job_json(job);
+    json object = show_job(api, job);
     if (!note.empty()) object["note"] = note;
     Response response = json_response(status, object);
     response.headers.emplace_back("Location", "/v1/jobs/" + job.id);

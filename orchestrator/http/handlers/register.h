@@ -11,6 +11,8 @@
 #include <string>
 #include <vector>
 
+#include "jobs/job_logs.h"
+#include "jobs/pauses.h"
 #include "jobs/queue.h"
 #include "orchestrator/catalog/catalog.h"
 #include "orchestrator/http/message.h"
@@ -24,6 +26,8 @@ namespace bpg::http {
 struct ApiServices {
     catalog::Catalog& catalog;
     jobs::Queue& queue;
+    jobs::Pauses& pauses;
+    jobs::JobLogs& job_logs;
     operations::Requests& requests;
     operations::Services& services;
     const Clock& clock;
@@ -91,6 +95,9 @@ bool query_flag(const Request& request, const std::string& name);
 /// A whole number in [least, most], or `otherwise` when it is not there; else as above.
 std::uint64_t query_number(const Request& request, const std::string& name, std::uint64_t least,
                            std::uint64_t most, std::uint64_t otherwise);
+
+/// A job as it is now, with how long it may still take.
+nlohmann::json show_job(const ApiServices& api, const jobs::Job& job);
 
 Response json_response(int status, const nlohmann::json& object);
 Response list_response(nlohmann::json items);

@@ -47,6 +47,11 @@ json warnings_json(const ApiServices& api) {
         warnings.push_back(fmt::format("job {} ({} of {}) is stuck: bpg job get {}", job->id,
                                        job->operation, job->target, job->id));
     }
+    for (const auto& [resource, pause] : api.pauses.all()) {
+        warnings.push_back(fmt::format("{} is paused since {}{}", pause.shown_as,
+                                       format_time(pause.since),
+                                       pause.reason.empty() ? "" : ": " + pause.reason));
+    }
     return warnings;
 }
 

@@ -41,8 +41,10 @@ class Life {
           loop_(std::make_unique<asio::io_context>(1)),
           store_(directory / "store", loop_->get_executor(), metrics_),
           queue_(store_, registry_, clock_, {}),
-          engine_(queue_, slots_, registry_, clock_, metrics_, crash_, limits()),
-          runner_(loop_->get_executor(), queue_, engine_, slots_, clock_,
+          admission_(queue_, slots_, pauses_),
+          engine_(queue_, admission_, slots_, registry_, clock_, timeline_, metrics_, crash_,
+                  limits()),
+          runner_(loop_->get_executor(), queue_, engine_, admission_, slots_, clock_,
                   [this](std::exception_ptr) {
                       crashed_ = true;
                       loop_->stop();
@@ -131,6 +133,9 @@ class Life {
     jobs::Store store_;
     jobs::Queue queue_;
     jobs::Slots slots_{4};
+    jobs::Pauses pauses_{store_};
+    jobs::Admission admission_;
+    jobs::Timeline timeline_;
     jobs::Engine engine_;
     jobs::Runner runner_;
     operations::Requests requests_;

@@ -150,11 +150,15 @@ class HandlersTest : public testing::Test {
     jobs::OperationRegistry registry_;
     jobs::Store store_{new_store(), loop_.get_executor(), metrics_};
     jobs::Queue queue_{store_, registry_, clock_, {}};
+    jobs::Pauses pauses_{store_};
+    jobs::JobLogs job_logs_{directory_.path() / "jobs", 1U << 20U};
     operations::Requests requests_{
         services_, queue_, {5432, 5440, [](int) { return true; }}, {"15", ""}};
     bool ready_ = true;
     ApiServices api_{catalog_,
                      queue_,
+                     pauses_,
+                     job_logs_,
                      requests_,
                      services_,
                      clock_,

@@ -1,6 +1,7 @@
 // Promises of the queue's parts: records survive a round trip, back-off stays within its bounds,
 // and the store refuses what it must not open.
 #include <gtest/gtest.h>
+#include <rocksdb/db.h>
 
 #include <boost/asio/io_context.hpp>
 
@@ -37,9 +38,28 @@ TEST(JobRecord, SurvivesARoundTrip) {
     job.step = "await_ready";
     job.steps = {{"await_ready", "answer a query", "running", job.created_at, 1.5}};
     job.error = ErrorInfo{ErrorKind::kConflict, "busy", "it is busy", "why", "fix"};
-    job.locks = {{"branch/x", true, "prod/dev"}};
+    job.locks = {{.resource = "branch/x",
+                  .above = {"pool", "database/d"},
+                  .mode = LockMode::kShared,
+                  .shown_as = "prod/dev",
+                  .from_step = "await_ready",
+                  .until_step = "await_ready",
+                  .held = true}};
     job.last_seq = 12;
     EXPECT_EQ(to_record(from_record(to_record(job))), to_record(job));
+}
+
+TEST(JobRecord, KeepsWhatALaterVersionWroteIntoIt) {
+    Job written;
+    written.id = new_id();
+    nlohmann::json record = to_record(written);
+    record["mood"] = "good";
+    record["error"] = nullptr;
+    record["data"] = {{"branch_id", "x"}};
+    record["params"] = {{"colour", "red"}};
+    const Job job = from_record(record);
+    EXPECT_EQ(job.unknown, nlohmann::json({{"mood", "good"}}));
+    EXPECT_EQ(to_record(job), record);
 }
 
 TEST(JobRecord, KeepsAnErrorWithBytesThatAreNoText) {
@@ -97,6 +117,36 @@ TEST_F(StoreTest, OpensWhatCreateMadeAndRefusesToMakeItTwice) {
     Store::create(directory_);
     EXPECT_EQ(code_of_opening(), "opened");
     EXPECT_THROW(Store::create(directory_), Error);
+}
+
+TEST_F(StoreTest, KeepsAStoreOfAnEarlierSchemaBeforeItBringsItUpToDate) {
+    const std::filesystem::path store = directory_ / "state";
+    std::filesystem::create_directories(store);
+    Store::create(store);
+    {
+        rocksdb::DB* raw = nullptr;
+        ASSERT_TRUE(rocksdb::DB::Open({}, store.string(), &raw).ok());
+        const std::unique_ptr<rocksdb::DB> db(raw);
+        ASSERT_TRUE(db->Put({}, "meschema", "1").ok());
+        ASSERT_TRUE(db->Put({}, "xxkept", "yes").ok());
+    }
+    {
+        const Store opened(store, loop_.get_executor(), metrics_);
+        EXPECT_EQ(opened.get("xxkept"), "yes");
+        EXPECT_EQ(opened.get("meschema"), "2");
+        EXPECT_FALSE(opened.cut());
+    }
+    std::vector<std::filesystem::path> kept;
+    for (const auto& entry : std::filesystem::directory_iterator(directory_ / "backups"))
+        kept.push_back(entry.path());
+    ASSERT_EQ(kept.size(), 1U);
+    EXPECT_TRUE(kept.front().filename().string().starts_with("state-schema-1-"));
+    rocksdb::DB* raw = nullptr;
+    ASSERT_TRUE(rocksdb::DB::OpenForReadOnly({}, kept.front().string(), &raw).ok());
+    const std::unique_ptr<rocksdb::DB> db(raw);
+    std::string value;
+    ASSERT_TRUE(db->Get({}, "meschema", &value).ok());
+    EXPECT_EQ(value, "1");
 }
 
 TEST_F(StoreTest, IsOpenedByOneAtATime) {
