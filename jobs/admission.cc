@@ -21,8 +21,9 @@ void Admission::begin_round() {
 /// A job that nobody is in the way of has its locks and its slot in the very commit that submits
 /// it, so that it costs no write to begin.
 void Admission::admit(Job& job) {
-    if (is_closed_ || slot_is_wanted_ || !pauses_.reason(job).empty() ||
-        !obstacle(job, 0).empty() || !slots_.try_take(job.number, job.priority)) {
+    if (!pauses_.reason(job).empty()) return;  // who is paused keeps nobody else waiting
+    if (is_closed_ || slot_is_wanted_ || !obstacle(job, 0).empty() ||
+        !slots_.try_take(job.number, job.priority)) {
         want(job, 0);
         return;
     }

@@ -86,11 +86,18 @@ std::string gap_line(std::uint64_t from, std::uint64_t to, const char* why) {
     return line_of({{"type", "gap"}, {"message", why}, {"data", {{"from", from}, {"to", to}}}});
 }
 
-struct EventsWanted {
+struct PartWanted {
     std::string job_id;
-    std::uint64_t after = 0;
+    std::uint64_t after = 0;  ///< the number of an event, or a byte of the log
     bool follow = false;
 };
+
+PartWanted part_wanted(const ApiServices& api, const Request& request) {
+    constexpr auto kMost = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+    const std::uint64_t after = query_number(request, "after", 0, kMost, 0);
+    const bool follow = query_flag(request, "follow");
+    return {api.queue.get(request.param("id")).id, after, follow};
+}
 
 /// Nothing: the job was removed from the history while its events were read.
 std::optional<jobs::Job> look_again(const jobs::Queue& queue, const std::string& job_id) {
@@ -105,7 +112,7 @@ std::optional<jobs::Job> look_again(const jobs::Queue& queue, const std::string&
 /// Sends the events after `after`; with `follow` until the job is final and all were sent. Every
 /// reader has a place of its own in the stored events: one that is slow waits for itself alone, and
 /// one that falls far behind is told what it missed and goes on with the newest.
-asio::awaitable<void> send_events(jobs::Queue& queue, EventsWanted wanted, StreamWriter& writer) {
+asio::awaitable<void> send_events(jobs::Queue& queue, PartWanted wanted, StreamWriter& writer) {
     std::uint64_t last_known = 0;
     bool has_followed = false;
     while (true) {
@@ -145,20 +152,15 @@ asio::awaitable<void> send_events(jobs::Queue& queue, EventsWanted wanted, Strea
 }
 
 asio::awaitable<Response> events(ApiServices& api, Request request) {
-    constexpr auto kSeqMax = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-    const std::uint64_t after = query_number(request, "after", 0, kSeqMax, 0);
-    const bool follow = query_flag(request, "follow");
-    const std::string id = api.queue.get(request.param("id")).id;
     Response response;
     response.content_type = kEventsContentType;
-    response.stream = [&queue = api.queue, id, after, follow](StreamWriter& writer) {
-        return send_events(queue, {id, after, follow}, writer);
-    };
+    response.stream = [&queue = api.queue, wanted = part_wanted(api, request)](
+                          StreamWriter& writer) { return send_events(queue, wanted, writer); };
     co_return response;
 }
 
 /// Sends the log from byte `after`; with `follow` until the job is final and all was sent.
-asio::awaitable<void> send_log(ApiServices& api, EventsWanted wanted, StreamWriter& writer) {
+asio::awaitable<void> send_log(ApiServices& api, PartWanted wanted, StreamWriter& writer) {
     while (true) {
         const auto job = look_again(api.queue, wanted.job_id);
         std::string piece = co_await api.job_logs.read(wanted.job_id, wanted.after);
@@ -172,14 +174,10 @@ asio::awaitable<void> send_log(ApiServices& api, EventsWanted wanted, StreamWrit
 }
 
 asio::awaitable<Response> job_log(ApiServices& api, Request request) {
-    constexpr auto kBytesMax = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-    const std::uint64_t after = query_number(request, "after", 0, kBytesMax, 0);
-    const bool follow = query_flag(request, "follow");
-    const std::string id = api.queue.get(request.param("id")).id;
     Response response;
     response.content_type = "text/plain; charset=utf-8";
-    response.stream = [&api, id, after, follow](StreamWriter& writer) {
-        return send_log(api, {id, after, follow}, writer);
+    response.stream = [&api, wanted = part_wanted(api, request)](StreamWriter& writer) {
+        return send_log(api, wanted, writer);
     };
     co_return response;
 }
