@@ -242,7 +242,8 @@ TEST_P(Commands, IfNotExistsAnswersWithTheExistingObject) {
 }
 
 TEST_P(Commands, TimeoutExitsSevenAndTheJobGoesOn) {
-    const auto waited = host().bpg({"--timeout", "1ms", "branch", "create", "shop/slow"});
+    // Long enough to hand the job in, far too short for a branch.
+    const auto waited = host().bpg({"--timeout", "50ms", "branch", "create", "shop/slow"});
     EXPECT_EQ(waited.exit_code, 7) << waited.text();
     host().wait_until_idle();
     EXPECT_EQ(host().branch("shop/slow").at("state"), "running");
