@@ -137,6 +137,17 @@ asio::awaitable<void> Engine::begin(Attempt& attempt) {
     co_await queue_.commit(job, std::move(batch));
 }
 
+/// A job that kills bpgd whenever it runs must end that by itself. One that only happens to be at
+/// work while another does, or while somebody kills bpgd again and again, is let go on: it bears no
+/// more than its share, and nothing of it once its row is done.
+bool Engine::is_blamed_too_often(Job& job) const {
+    if (!queue_.predecessor_died()) return false;
+    ++job.deaths;
+    job.blame += 1.0 / static_cast<double>(queue_.at_work_at_death());
+    constexpr double kRounding = 0.001;
+    return job.blame + kRounding >= limits_.deaths_max;
+}
+
 /// Of a job that may have begun: bpgd was restarted, or somebody has it tried again.
 asio::awaitable<void> Engine::resume(Attempt& attempt) {
     Job& job = attempt.job;
@@ -145,7 +156,7 @@ asio::awaitable<void> Engine::resume(Attempt& attempt) {
     Batch batch;
     if (!std::exchange(job.retried, false)) {
         metrics_.job_resumed(job.operation);
-        if (queue_.predecessor_died() && ++job.deaths >= limits_.deaths_max) {
+        if (is_blamed_too_often(job)) {
             std::string why = fmt::format("bpgd died {} times, one after the other, at step \"{}\"",
                                           job.deaths, job.step);
             co_await park(job, std::move(why));
@@ -406,6 +417,7 @@ asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms) {
     attempt.row_began = timeline_.now();
     attempt.tells_progress = false;
     job.deaths = 0;
+    job.blame = 0;
     release_locks(job, attempt.row);
     const bool last = attempt.row + 1 == job.steps.size();
     if (last) {
@@ -523,6 +535,7 @@ asio::awaitable<void> Engine::finish_undo(Attempt& attempt) {
     const std::string step = job.step;
     const bool had_undo = attempt.program->has_undo(attempt.row);
     job.deaths = 0;
+    job.blame = 0;
     const bool rewound = job.direction == Direction::kRewind && job.step == job.rewind_to;
     const bool ended = job.direction == Direction::kUndo && attempt.row == 0;
     StepRecord& record = job.steps[attempt.row];

@@ -37,7 +37,7 @@ struct EngineLimits {
     int step_failures_max = 6;  ///< temporary failures of one row before it counts as permanent
     int undo_failures_max = 6;  ///< failures of one undo, not temporary ones, before it is stuck
     int rewinds_max = 3;        ///< rewinds within one attempt
-    int deaths_max = 3;         ///< deaths of bpgd in one row, one after the other
+    double deaths_max = 3;      ///< a job's share of the deaths of bpgd in one row, in a row
     std::chrono::milliseconds step_deadline{std::chrono::hours(12)};
     std::chrono::milliseconds job_deadline{std::chrono::hours(24)};
     std::chrono::milliseconds no_progress{std::chrono::minutes(30)};
@@ -68,6 +68,7 @@ class Engine {
 
     asio::awaitable<void> park(Job job, std::string why);
     asio::awaitable<void> resume(Attempt& attempt);
+    bool is_blamed_too_often(Job& job) const;
     asio::awaitable<void> begin(Attempt& attempt);
     asio::awaitable<void> walk(Attempt& attempt);
     bool is_to_end(const Attempt& attempt) const;

@@ -156,6 +156,7 @@ nlohmann::json to_record(const Job& job) {
         {"cause", job.cause ? nlohmann::json(*job.cause) : nlohmann::json(nullptr)},
         {"cancelled", job.cancelled},
         {"deaths", job.deaths},
+        {"blame", job.blame},
         {"locks", std::move(locks)},
         {"last_seq", job.last_seq},
         {"mode", job.mode},
@@ -196,6 +197,7 @@ Job from_record(const nlohmann::json& record) {
     }
     job.cancelled = record.value("cancelled", false);
     job.deaths = record.value("deaths", 0);
+    job.blame = record.value("blame", static_cast<double>(job.deaths));
     for (const auto& lock : record.value("locks", nlohmann::json::array())) {
         job.locks.push_back(lock_from(lock, job.started_at.has_value()));
     }

@@ -90,6 +90,7 @@ struct Job {
     std::optional<ErrorInfo> cause;
     bool cancelled = false;   ///< it is undone because it was cancelled
     int deaths = 0;           ///< of bpgd in the row it is in, one after the other
+    double blame = 0;         ///< its share of them: each is shared by the jobs that were at work
     bool retried = false;     ///< not persisted: it goes on because of `job retry`
     bool fresh = false;       ///< not persisted: no earlier bpgd can have done anything for it
     std::string waiting_for;  ///< not persisted

@@ -96,6 +96,13 @@ void Queue::load() {
     });
     load_cancellations();
     load_history();
+    at_work_at_death_ = std::max<std::size_t>(
+        1, std::count_if(open_.begin(), open_.end(), [](const auto& entry) {
+            const Job& job = *entry.second;
+            const bool holds_lock = std::any_of(job.locks.begin(), job.locks.end(),
+                                                [](const Lock& lock) { return lock.held; });
+            return job.state != JobState::kStuck && (job.started_at || holds_lock);
+        }));
     predecessor_died_ = !store_.get(orderly_end_key()).has_value();
     if (!predecessor_died_) leftovers_.remove(orderly_end_key());
 }
@@ -392,6 +399,7 @@ asio::awaitable<Job> Queue::request_cancel(std::string id_or_prefix, RequestKey 
         job.state = JobState::kRunning;
         job.error.reset();
         job.deaths = 0;
+        job.blame = 0;
         job.retried = true;
         co_await commit(job, std::move(batch));
     } else {
@@ -416,6 +424,7 @@ asio::awaitable<Job> Queue::retry(std::string id_or_prefix, RequestKey key) {
     job.error = std::exchange(job.cause, std::nullopt);
     if (!job.error) job.error_step.clear();
     job.deaths = 0;
+    job.blame = 0;
     job.retried = true;
     ++job.attempt;
     append_event(job, batch, "job_retried", job.step, "tried again, going on at " + job.step);

@@ -142,6 +142,8 @@ class Queue {
     bool is_cancel_requested(std::uint64_t number) const;
     /// Whether the daemon before this one ended without saying so.
     bool predecessor_died() const { return predecessor_died_; }
+    /// How many jobs the predecessor may have been at work on when it died; at least 1.
+    std::size_t at_work_at_death() const { return at_work_at_death_; }
     /// Says so to the next one; the store is closed next.
     void note_orderly_end();
     /// For display only, not persisted.
@@ -176,6 +178,7 @@ class Queue {
     Estimates estimates_;
     std::function<void(Job&)> admit_;
     bool predecessor_died_ = false;
+    std::size_t at_work_at_death_ = 1;
     Batch leftovers_;                ///< goes with the next commit
     std::deque<WallTime> failures_;  ///< when jobs failed, oldest first
     Signal changed_;

@@ -87,7 +87,10 @@ class Daemon {
 
   private:
     void listen();
-    asio::awaitable<void> main();
+    asio::awaitable<void> start();
+    asio::awaitable<void> get_ready();
+    void begin_work();
+    asio::awaitable<void> serve_metrics();
     asio::awaitable<void> look_at_surroundings();
     asio::awaitable<void> measure_forever();
     asio::awaitable<void> prune_history();
@@ -103,6 +106,7 @@ class Daemon {
     nlohmann::json warnings_json() const;
 
     const config::Config config_;
+    const std::function<int(const Error&)> start_failed_;
     const StoragePlace place_;
     const Steady::time_point started_ = Steady::now();
     const ServiceManager service_manager_;
@@ -150,6 +154,7 @@ class Daemon {
 
 Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& options)
     : config_(std::move(config)),
+      start_failed_(options.start_failed),
       place_(std::move(place)),
       state_lock_(lock_exclusively(config_.paths.state, "state directory")),
       root_lock_(lock_exclusively(place_.root, "volume root")),
@@ -281,7 +286,19 @@ void Daemon::listen() {
                         });
 }
 
-asio::awaitable<void> Daemon::main() {
+asio::awaitable<void> Daemon::start() {
+    std::optional<Error> refusal;
+    try {
+        co_await get_ready();
+    } catch (const Error& error) {
+        refusal = error;
+    }
+    if (refusal) end(start_failed_(*refusal));
+    begin_work();
+    co_await serve_metrics();
+}
+
+asio::awaitable<void> Daemon::get_ready() {
     catalog_.load(store_);
     queue_.load();
     pauses_.load();
@@ -291,6 +308,9 @@ asio::awaitable<void> Daemon::main() {
         store_.note_cut_is_harmless();
     }
     co_await supervisor_.look_at_all();
+}
+
+void Daemon::begin_work() {
     ready_ = true;
     service_manager_.tell(
         fmt::format("READY=1\nSTATUS=ready, {} jobs open", queue_.open_jobs().size()));
@@ -304,8 +324,12 @@ asio::awaitable<void> Daemon::main() {
     spawn(measure_forever(), "measuring");
     spawn(watch_lag(), "lag");
     spawn(prune_history(), "history");
+}
+
+/// A port in use is retried, never a reason not to start.
+asio::awaitable<void> Daemon::serve_metrics() {
     bool told = false;
-    while (config_.metrics.listen) {  // a port in use is retried, never a reason not to start
+    while (config_.metrics.listen) {
         try {
             metrics_server_.listen_tcp(config_.metrics.listen->host, config_.metrics.listen->port);
             break;
@@ -464,7 +488,7 @@ asio::awaitable<void> wait_for_stop(asio::signal_set& signals) {
 void Daemon::run() {
     listen();
     if (service_manager_.watchdog()) spawn(feed_watchdog(), "watchdog");
-    spawn(main(), "start");
+    spawn(start(), "start");
     asio::signal_set signals(loop_, SIGTERM, SIGINT);
     const auto stop = [this, &signals]() -> asio::awaitable<void> {
         co_await wait_for_stop(signals);

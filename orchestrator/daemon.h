@@ -5,8 +5,10 @@
 // running steps end within eight seconds or are gone on with at the next start; instances go on.
 #pragma once
 
+#include <functional>
 #include <string>
 
+#include "orchestrator/base/error.h"
 #include "orchestrator/config/config.h"
 
 namespace bpg {
@@ -14,6 +16,8 @@ namespace bpg {
 struct DaemonOptions {
     std::string crash_at;  ///< hidden, for tests: see jobs/crashpoint.h
     std::string fail_at;
+    /// Tells the user why bpgd cannot start, once its loop runs; gives the exit code.
+    std::function<int(const Error&)> start_failed;
 };
 
 /// Runs until SIGTERM or SIGINT and ends the process itself, with spec section 2's exit code.

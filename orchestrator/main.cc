@@ -90,6 +90,10 @@ int main(int argc, char** argv) {
             fmt::print("{}\n", bpg::initialise(config).dump(2));
             return 0;
         }
+        options.start_failed = [json_errors](const bpg::Error& error) {
+            report(error, json_errors);
+            return exit_code_of_start(error);
+        };
         bpg::run_daemon(config, options);
     } catch (const bpg::Error& error) {
         report(error, json_errors);

@@ -48,22 +48,28 @@ void set_level(Level level) {
     minimum.store(level);
 }
 
-std::string escape(std::string_view text) {
+std::string printable(std::string_view text) {
     std::string out;
-    bool quote = text.empty();
     for (const char c : text) {
         const auto byte = static_cast<unsigned char>(c);
         if (byte < 0x20 || byte == 0x7f) {
             out += fmt::format("\\x{:02x}", byte);
-        } else if (c == '"') {
-            out += "\\\"";
-            quote = true;
         } else {
-            quote = quote || c == ' ';
             out += c;
         }
     }
-    return quote ? '"' + out + '"' : out;
+    return out;
+}
+
+std::string escape(std::string_view text) {
+    const bool quoted = text.empty() || text.find_first_of(" \"") != std::string_view::npos;
+    if (!quoted) return printable(text);
+    std::string out = "\"";
+    for (const char c : printable(text)) {
+        if (c == '"') out += '\\';
+        out += c;
+    }
+    return out + '"';
 }
 
 void write(Level level, std::string_view message, std::initializer_list<Field> fields) {

@@ -32,7 +32,9 @@ inline void error(std::string_view message, std::initializer_list<Field> fields 
     write(Level::kError, message, fields);
 }
 
-/// Control characters as \xNN, other text as it is; quotes the value when it holds a space.
+/// Control characters as \xNN, other text as it is: for what a user wrote, in what users read.
+std::string printable(std::string_view text);
+/// The same, and quoted when it holds a space or a quotation mark.
 std::string escape(std::string_view text);
 
 }  // namespace bpg::log

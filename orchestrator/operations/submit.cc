@@ -39,14 +39,14 @@ class Reader {
         if (value.empty() || value == "false") return false;
         throw Error(ErrorKind::kInvalid, "parameter_invalid",
                     fmt::format("the parameter {} of {} has no valid value", name, operation_),
-                    fmt::format("\"{}\" is neither true nor false", log::escape(value)),
+                    fmt::format("\"{}\" is neither true nor false", log::printable(value)),
                     fmt::format("give {}=true, or leave it out", name));
     }
     void finish() const {
         if (parameters_.empty()) return;
         throw Error(ErrorKind::kInvalid, "parameter_unknown",
                     fmt::format("{} has no parameter {}", operation_,
-                                log::escape(parameters_.begin()->first)),
+                                log::printable(parameters_.begin()->first)),
                     fmt::format("it takes {}", fmt::join(known_, ", ")),
                     "parameters are the long flags of the command, without dashes");
     }
@@ -119,7 +119,7 @@ asio::awaitable<jobs::Job> submit(Requests& requests, std::string operation, Par
         return control(requests, std::move(operation), std::move(reader), std::move(key));
     }
     throw Error(ErrorKind::kInvalid, "operation_unknown",
-                fmt::format("there is no operation \"{}\"", log::escape(operation)),
+                fmt::format("there is no operation \"{}\"", log::printable(operation)),
                 "there are db-create, db-delete, branch-create, branch-delete, start, stop and "
                 "restart",
                 "correct its name");

@@ -227,11 +227,13 @@ void TestHost::write_config() const {
 // ---- the daemon
 // ----------------------------------------------------------------------------------
 
-void TestHost::spawn_daemon(const std::vector<std::string>& arguments) {
+void TestHost::spawn_daemon(const std::vector<std::string>& arguments,
+                            const std::vector<std::string>& environment) {
     if (daemon_ > 0) throw std::logic_error("bpgd runs already");
     DetachedCommand command;
     command.argv = {(bin_dir() / "bpgd").string(), "--config", config_file().string()};
     command.argv.insert(command.argv.end(), arguments.begin(), arguments.end());
+    command.environment = environment;
     for (const char* name : {"ASAN_OPTIONS", "UBSAN_OPTIONS", "LSAN_OPTIONS"}) {
         if (const char* value = ::getenv(name)) {
             command.environment.push_back(fmt::format("{}={}", name, value));

@@ -99,7 +99,8 @@ class TestHost {
     /// Starts bpgd and waits until `bpg status` succeeds. Extra arguments: {"--crash-at", point}.
     void start_daemon(const std::vector<std::string>& arguments = {});
     /// Starts it and returns at once: nothing is known of its readiness.
-    void spawn_daemon(const std::vector<std::string>& arguments = {});
+    void spawn_daemon(const std::vector<std::string>& arguments = {},
+                      const std::vector<std::string>& environment = {});
     void wait_until_ready(std::chrono::milliseconds deadline = 60s);
     /// SIGKILL, then reaped.
     void kill_daemon();

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <regex>
 
 #include "orchestrator/base/subprocess.h"
@@ -172,6 +173,70 @@ TEST_P(Commands, JobSubmitSaysWhatAnOperationTakes) {
     refused({"stop", "--param", "target"},
             {2, "usage", "\"target\" is no parameter", "a parameter has a name and a value",
              "write it like --param target=prod/dev"});
+}
+
+TEST_P(Commands, JobLogHasWhatProgramsSaid) {
+    const Json job =
+        host().bpg_json({"job", "submit", "branch-create", "--param", "target=shop/logged"});
+    const std::string id = job.at("id");
+    const CliResult log = host().bpg({"job", "tail", id, "--log"});
+    ASSERT_TRUE(log.ok()) << log.text();
+    EXPECT_NE(log.out.find("branch-create shop/logged succeeded"), std::string::npos) << log.out;
+    EXPECT_NE(log.out.find("database system is ready to accept connections"), std::string::npos)
+        << "what PostgreSQL said at its start is missing: " << log.out;
+    EXPECT_EQ(host().bpg({"job", "tail", id, "--log", "-f"}).out, log.out);
+    std::ifstream file(job.at("log_path").get<std::string>());
+    EXPECT_EQ(std::string((std::istreambuf_iterator<char>(file)), {}), log.out);
+    expect_refused(host(), {"job", "tail", id, "--log", "--from-event", "2"},
+                   {2, "usage", "--log and --from-event do not go together",
+                    "a log is lines of text, not events", "leave one of them out"});
+    remove("shop/logged");
+}
+
+TEST_P(Commands, JobGetExplainsWhereTheJobStands) {
+    const Json made = create("shop/told");
+    const Json job = host().bpg_json({"job", "get", made.at("last_job")});
+    const Json& explained = job.at("explanation");
+    expect_members(explained, {"done", "step", "next", "held_by", "world"});
+    EXPECT_EQ(explained.at("done").size(), job.at("steps").size());
+    EXPECT_EQ(explained.at("next"), "nothing: it has ended");
+    bool is_seen = false;
+    for (const Json& line : explained.at("world")) {
+        const std::string text = line;
+        if (!text.starts_with("shop/told (running): volume ")) continue;
+        is_seen = true;
+        EXPECT_NE(text.find("is there, PostgreSQL runs as process"), std::string::npos) << text;
+    }
+    EXPECT_TRUE(is_seen) << explained.dump(2);
+    remove("shop/told");
+}
+
+TEST_P(Commands, APausedDatabaseTakesJobsAndDoesNone) {
+    const Json paused =
+        host().bpg_json({"job", "pause", "--database", "shop", "--reason", "moving disks"});
+    EXPECT_EQ(paused.at("reason"), "moving disks");
+    const std::string id = host().bpg_json({"--no-wait", "branch", "create", "shop/calm"}).at("id");
+    ASSERT_EQ(host().stop_daemon(), 0);
+    host().start_daemon();  // a pause is durable
+    const Json waiting = host().bpg_json({"job", "get", id});
+    EXPECT_EQ(waiting.at("state"), "queued");
+    EXPECT_EQ(waiting.at("waiting_for"), "database shop is paused: moving disks");
+    const Json warnings = host().bpg_json({"status"}).at("warnings");
+    EXPECT_NE(warnings.dump().find("database shop is paused"), std::string::npos)
+        << warnings.dump();
+    const CliResult resumed = host().bpg({"job", "resume", "--database", "shop"});
+    EXPECT_EQ(resumed.out, "database shop goes on\n") << resumed.text();
+    EXPECT_EQ(host().finished_job(id).at("state"), "succeeded");
+    expect_refused(host(), {"job", "resume", "--database", "shop"},
+                   {5, "not_paused", "database shop is not paused",
+                    "nobody paused it, or it was resumed already", "there is nothing to do"});
+    expect_refused(host(), {"job", "pause"},
+                   {2, "usage", "it takes a lane or a database", "none was given",
+                    "give --lane interactive|scheduled|housekeeping, or --database DB"});
+    expect_refused(host(), {"job", "pause", "--lane", "fast"},
+                   {2, "lane_unknown", "there is no lane \"fast\"",
+                    "the lanes are interactive, scheduled and housekeeping", "correct its name"});
+    remove("shop/calm");
 }
 
 TEST_P(Commands, StatusNamesDriversBranchesAndPorts) {

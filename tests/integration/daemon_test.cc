@@ -2,12 +2,16 @@
 // instances nor the jobs may notice.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 #include <fstream>
 #include <sstream>
 #include <thread>
 
+#include "orchestrator/base/files.h"
 #include "orchestrator/base/subprocess.h"
+#include "tests/harness/refusals.h"
 #include "tests/harness/suite.h"
 
 namespace bpg::test {
@@ -185,6 +189,93 @@ TEST_P(DaemonLife, EventsOfAJobHaveNoGapOverARestart) {
     EXPECT_EQ(rest, (std::vector<Json>(stored.begin() + static_cast<long>(stored.size() / 2),
                                        stored.end())));
     remove("prod/watched");
+}
+
+/// The socket of a service manager, as systemd makes one for a unit of Type=notify.
+class Manager {
+  public:
+    explicit Manager(const std::filesystem::path& path)
+        : fd_(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_un address{};
+        address.sun_family = AF_UNIX;
+        path.string().copy(address.sun_path, sizeof address.sun_path - 1);
+        const void* raw = &address;
+        if (::bind(fd_.get(), static_cast<const sockaddr*>(raw), sizeof address) != 0) {
+            throw std::runtime_error("no socket for the service manager");
+        }
+    }
+    /// Whether this was told within a few seconds; what is told before it is taken and forgotten.
+    bool hears(const std::string& what) {
+        const timeval patience{.tv_sec = 10, .tv_usec = 0};
+        ::setsockopt(fd_.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+        char said[1000];
+        while (true) {
+            const ssize_t count = ::recv(fd_.get(), said, sizeof said, 0);
+            if (count <= 0) return false;
+            if (("\n" + std::string(said, static_cast<std::size_t>(count)) + "\n")
+                    .find("\n" + what + "\n") != std::string::npos) {
+                return true;
+            }
+        }
+    }
+
+  private:
+    UniqueFd fd_;
+};
+
+TEST_P(DaemonLife, TellsItsServiceManagerWhenItIsReadyLivesAndStops) {
+    ASSERT_EQ(host().stop_daemon(), 0);
+    const auto path = host().base() / "notify";
+    Manager manager(path);
+    host().spawn_daemon({}, {"NOTIFY_SOCKET=" + path.string(), "WATCHDOG_USEC=400000"});
+    EXPECT_TRUE(manager.hears("READY=1"));
+    EXPECT_TRUE(host().bpg({"status"}).ok()) << "it said it was ready";
+    EXPECT_TRUE(manager.hears("WATCHDOG=1"));
+    EXPECT_TRUE(manager.hears("WATCHDOG=1")) << "again and again";
+    EXPECT_EQ(host().stop_daemon(), 0);
+    EXPECT_TRUE(manager.hears("STOPPING=1"));
+}
+
+/// The newest log of the store, where commits lie that are in no table yet.
+std::filesystem::path newest_log(const std::filesystem::path& store) {
+    std::filesystem::path newest;
+    for (const auto& entry : std::filesystem::directory_iterator(store)) {
+        const bool is_log = entry.path().extension() == ".log";
+        if (is_log && entry.path().filename() > newest.filename()) newest = entry.path();
+    }
+    return newest;
+}
+
+TEST_P(DaemonLife, RefusesToForgetABranchWhenTheStoreIsDamaged) {
+    host().kill_daemon();
+    host().start_daemon();
+    const auto log = newest_log(host().state() / "state");
+    const auto begin = std::filesystem::file_size(log);
+    create("prod/remembered");
+    host().kill_daemon();
+    const auto copy = host().base() / "state-copy";
+    std::filesystem::copy(host().state() / "state", copy);
+    {
+        std::fstream file(log, std::ios::in | std::ios::out | std::ios::binary);
+        file.seekp(static_cast<std::streamoff>(begin) + 50);
+        file.write("damage", 6);
+    }
+    for (int start = 1; start <= 2; ++start) {  // and the next start does not forget it either
+        const CliError refused = refusal_of_bpgd(host().config_file());
+        EXPECT_EQ(refused.code, "store_lost_jobs") << refused.what << refused.why;
+        EXPECT_EQ(refused.what, "the damaged store has lost jobs that were acknowledged");
+        EXPECT_NE(refused.why.find("of prod/remembered is not known"), std::string::npos)
+            << refused.why;
+        EXPECT_NE(refused.fix.find("nothing outside was changed"), std::string::npos);
+    }
+    // The state directory is brought back, and everything goes on.
+    std::filesystem::remove_all(host().state() / "state");
+    std::filesystem::copy(copy, host().state() / "state");
+    std::filesystem::remove(host().state() / "backups" / "cut");
+    host().start_daemon();
+    EXPECT_EQ(query_number(host().url("prod/remembered"), "SELECT 1"), 1);
+    std::filesystem::remove_all(copy);
+    remove("prod/remembered");
 }
 
 TEST_P(DaemonLife, MetricsAreThereAndPassPromtool) {

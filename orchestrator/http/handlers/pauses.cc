@@ -16,7 +16,7 @@ constexpr std::string_view kDatabase = "database/";
 jobs::Pause of_lane(const std::string& name) {
     if (!jobs::priority_from_string(name)) {
         throw Error(ErrorKind::kInvalid, "lane_unknown",
-                    "there is no lane \"" + log::escape(name) + "\"",
+                    "there is no lane \"" + log::printable(name) + "\"",
                     "the lanes are interactive, scheduled and housekeeping", "correct its name");
     }
     return {std::string(kLane) + name, "the " + name + " lane", {}, {}};
@@ -64,7 +64,7 @@ asio::awaitable<Response> pause(ApiServices& api, Request request) {
                     "it may have 500 bytes", "shorten it");
     }
     jobs::Pause made = lane ? of_lane(*lane) : of_database(api, *database);
-    made.reason = log::escape(reason);
+    made.reason = log::printable(reason);
     made.since = api.clock.now();
     const std::string resource = made.resource;
     co_await api.pauses.pause(std::move(made));

@@ -1,6 +1,11 @@
 // Promises of the catalog: names, on-disk names, and what may be deleted.
 #include <gtest/gtest.h>
 
+#include <boost/asio/io_context.hpp>
+#include <thread>
+
+#include "metrics/instruments.h"
+#include "orchestrator/base/files.h"
 #include "orchestrator/base/id.h"
 #include "orchestrator/catalog/catalog.h"
 
@@ -59,6 +64,37 @@ TEST_F(CatalogTest, RefusesToDeleteMainAndParents) {
     EXPECT_FALSE(catalog_.can_delete_branch(child, false));
     EXPECT_EQ(catalog_.can_delete_database(database, false)->code, "database_has_branches");
     EXPECT_FALSE(catalog_.can_delete_database(database, true));
+}
+
+TEST_F(CatalogTest, KeepsWhatALaterVersionWroteIntoItsRecords) {
+    const auto directory = std::filesystem::temp_directory_path() / ("bpg-catalog-" + new_id());
+    std::filesystem::create_directories(directory);
+    jobs::Store::create(directory);
+    boost::asio::io_context loop;
+    metrics::Instruments metrics;
+    std::optional<jobs::Store> store;
+    store.emplace(directory, loop.get_executor(), metrics);
+    const std::string key = std::string(jobs::kinds::kBranch) + "b1";
+    jobs::Batch batch;
+    batch.put(key, R"({"id": "b1", "name": "dev", "mood": "good", "created_from": {"moon": 7}})");
+    store->commit_unawaited(std::move(batch));
+    while (!store->get(key))
+        std::this_thread::yield();
+    Catalog catalog;
+    catalog.load(*store);
+    Branch branch = *catalog.branch_by_id("b1");
+    branch.name = "renamed";
+    jobs::Batch rewritten;
+    catalog.put(branch, rewritten);
+    store->commit_unawaited(std::move(rewritten));
+    store->close();
+    store.emplace(directory, loop.get_executor(), metrics);
+    const auto record = nlohmann::json::parse(store->get(key).value());
+    EXPECT_EQ(record.at("mood"), "good");
+    EXPECT_EQ(record.at("created_from").at("moon"), 7);
+    EXPECT_EQ(record.at("name"), "renamed");
+    store.reset();
+    remove_tree(directory);
 }
 
 TEST_F(CatalogTest, ReadsOnlyRefsOfTwoValidNames) {

@@ -193,6 +193,24 @@ TEST_F(EngineTest, DeathsInDifferentRowsDoNotAddUp) {
     EXPECT_EQ(ended.attempt, 1) << "an interruption is no attempt";
 }
 
+TEST_F(EngineTest, JobsThatWereAtWorkTogetherShareTheBlameForADeath) {
+    stage_.runs["patient.two"] = wait_an_hour;
+    const Job patient = life().submit("patient");
+    life().reach(patient, JobState::kWaiting);
+    stage_.runs["deadly.two"] = [](const JobContext&) -> asio::awaitable<Progress> {
+        throw SimulatedDeath{};
+    };
+    const Job deadly = life().submit("deadly");
+    for (int death = 1; death <= 5; ++death) {
+        if (death > 1) next_life();
+        life().run_until_death();
+    }
+    stage_.runs.clear();
+    next_life();
+    for (const Job& job : {patient, deadly})
+        EXPECT_EQ(life().end_of(job).state, JobState::kSucceeded) << job.target;
+}
+
 TEST_F(EngineTest, OrderlyEndsAreNoDeaths) {
     stage_.runs["prod.two"] = wait_an_hour;
     const Job job = life().submit("prod");
@@ -329,6 +347,40 @@ TEST_F(EngineTest, OneSlotIsKeptForInteractiveJobs) {
     life().reach(user, JobState::kRunning);
     EXPECT_EQ(life().queue().get(second.id).state, JobState::kQueued);
     EXPECT_EQ(life().queue().get(second.id).waiting_for, "a free slot");
+}
+
+TEST_F(EngineTest, TheSameAgainIsTheOpenJobOrOneMoreThatWaits) {
+    struct Case {
+        Again again;
+        bool has_begun;
+        bool is_the_same;
+    };
+    for (const Case& expected :
+         {Case{Again::kAttach, false, true}, Case{Again::kAttach, true, true},
+          Case{Again::kCoalesce, false, true}, Case{Again::kCoalesce, true, false}}) {
+        const std::string target = new_id();
+        const Lock lock = lock_on("x");
+        stage_.runs["before.one"] = wait_an_hour;
+        std::optional<Job> before;
+        if (!expected.has_begun) {
+            before = life().submit("before", {lock});
+            life().reach(*before, JobState::kWaiting);
+        }
+        stage_.runs[target + ".one"] = wait_an_hour;
+        const Job job = life().submit(target, {lock});
+        if (expected.has_begun) life().reach(job, JobState::kWaiting);
+        const auto same = life().wait_for(life().queue().find_open_same(
+            "play", target, nlohmann::json::object(), expected.again));
+        EXPECT_EQ(same.has_value(), expected.is_the_same)
+            << static_cast<int>(expected.again) << expected.has_begun;
+        if (same) EXPECT_EQ(same->id, job.id);
+        cancel(job);
+        life().end_of(job);
+        if (before) {
+            cancel(*before);
+            life().end_of(*before);
+        }
+    }
 }
 
 TEST_F(EngineTest, WaitingMakesUrgent) {

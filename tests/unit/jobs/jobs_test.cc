@@ -4,6 +4,7 @@
 #include <rocksdb/db.h>
 
 #include <boost/asio/io_context.hpp>
+#include <fstream>
 
 #include "jobs/backoff.h"
 #include "jobs/crashpoint.h"
@@ -147,6 +148,86 @@ TEST_F(StoreTest, KeepsAStoreOfAnEarlierSchemaBeforeItBringsItUpToDate) {
     std::string value;
     ASSERT_TRUE(db->Get({}, "meschema", &value).ok());
     EXPECT_EQ(value, "1");
+}
+
+/// A store with three commits in its log, none of them in a table; returns the log.
+std::filesystem::path write_three(const std::filesystem::path& directory) {
+    Store::create(directory);
+    rocksdb::DB* raw = nullptr;
+    EXPECT_TRUE(rocksdb::DB::Open({}, directory.string(), &raw).ok());
+    const std::unique_ptr<rocksdb::DB> db(raw);
+    for (const char* key : {"xx1", "xx2", "xx3"})
+        EXPECT_TRUE(db->Put({}, key, std::string(1000, 'v')).ok());
+    std::filesystem::path newest;
+    for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+        if (entry.path().extension() == ".log" && entry.path() > newest) newest = entry.path();
+    }
+    return newest;
+}
+
+void damage(const std::filesystem::path& log, std::streamoff where) {
+    std::fstream file(log, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(where);
+    file.write("damage", 6);
+}
+
+TEST_F(StoreTest, WithADamagedNewestLogIsKeptAndOpenedUpToTheDamage) {
+    const auto store = directory_ / "state";
+    std::filesystem::create_directories(store);
+    damage(write_three(store), 1500);
+    std::filesystem::path kept;
+    {
+        Store opened(store, loop_.get_executor(), metrics_);
+        EXPECT_TRUE(opened.get("xx1"));
+        EXPECT_FALSE(opened.get("xx2"));
+        ASSERT_TRUE(opened.cut());
+        kept = *opened.cut();
+    }
+    EXPECT_TRUE(kept.filename().string().starts_with("state-damaged-")) << kept;
+    {
+        // Until somebody made sure that nothing is missing, every start is asked to.
+        Store again(store, loop_.get_executor(), metrics_);
+        EXPECT_EQ(again.cut(), kept);
+        again.note_cut_is_harmless();
+    }
+    const Store later(store, loop_.get_executor(), metrics_);
+    EXPECT_FALSE(later.cut());
+    EXPECT_TRUE(later.get("xx1"));
+    EXPECT_TRUE(std::filesystem::exists(kept / "CURRENT"));
+}
+
+TEST_F(StoreTest, ATornTailOfTheLogIsNoDamage) {
+    const auto store = directory_ / "state";
+    std::filesystem::create_directories(store);
+    const auto log = write_three(store);
+    std::filesystem::resize_file(log, std::filesystem::file_size(log) - 500);
+    const Store opened(store, loop_.get_executor(), metrics_);
+    EXPECT_FALSE(opened.cut());
+    EXPECT_TRUE(opened.get("xx2"));
+    EXPECT_FALSE(opened.get("xx3"));
+}
+
+TEST_F(StoreTest, WithADamagedTableIsRefusedAndLeftAsItIs) {
+    const auto store = directory_ / "state";
+    std::filesystem::create_directories(store);
+    write_three(store);
+    {
+        const Store opened(store, loop_.get_executor(), metrics_);
+    }
+    for (const auto& entry : std::filesystem::directory_iterator(store)) {
+        if (entry.path().extension() != ".sst") continue;
+        std::filesystem::resize_file(entry.path(), 10);
+    }
+    const std::string code = [&] {
+        try {
+            const Store opened(store, loop_.get_executor(), metrics_);
+            return std::string("opened");
+        } catch (const Error& error) {
+            return error.code();
+        }
+    }();
+    EXPECT_EQ(code, "store_corrupt");
+    EXPECT_FALSE(std::filesystem::exists(directory_ / "backups" / "cut"));
 }
 
 TEST_F(StoreTest, IsOpenedByOneAtATime) {
