@@ -27,9 +27,12 @@ constexpr std::array<Option, 9> kGlobalOptions{{
     {"--idempotency-key", "KEY", "a request with this key is done once, however often it is sent"},
 }};
 
-constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kNouns{{
+constexpr std::array<std::pair<std::string_view, std::string_view>, 6> kNouns{{
     {"db", "databases as a whole"},
     {"branch", "branches of a database"},
+    {"snapshot", "read-only points of a branch"},
+    {"password", "the superuser's password of a branch"},
+    {"trash", "what was deleted or replaced, and can come back"},
     {"job", "what the daemon does and did"},
 }};
 
@@ -321,9 +324,9 @@ int run_command_line(const std::vector<std::string>& words) {
 
 std::vector<const Command*> all_commands() {
     std::vector<const Command*> commands;
-    for (const auto rows :
-         {init_commands(), database_commands(), branch_commands(), instance_commands(),
-          status_commands(), connection_commands(), job_commands()}) {
+    for (const auto rows : {init_commands(), database_commands(), branch_commands(),
+                            snapshot_commands(), instance_commands(), status_commands(),
+                            connection_commands(), job_commands(), trash_commands()}) {
         for (const Command& command : rows)
             commands.push_back(&command);
     }

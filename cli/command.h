@@ -62,6 +62,8 @@ std::span<const Command> instance_commands();
 std::span<const Command> connection_commands();
 std::span<const Command> status_commands();
 std::span<const Command> job_commands();
+std::span<const Command> snapshot_commands();
+std::span<const Command> trash_commands();
 
 /// Every command, in the order of the help.
 std::vector<const Command*> all_commands();

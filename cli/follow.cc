@@ -196,6 +196,8 @@ class LogFollower {
 
 /// The path of what a finished job made or changed.
 std::string object_target(const json& job) {
+    const std::string snapshot = text_of(member(job, "result"), "snapshot");
+    if (!snapshot.empty()) return snapshot_target(snapshot);
     std::string ref = text_of(member(job, "result"), "ref");
     if (ref.empty()) ref = text_of(job, "target");
     if (ref.find('/') != std::string::npos) return branch_target(parse_branch_ref(ref));

@@ -73,6 +73,14 @@ std::string database_target(std::string_view name) {
     return "/v1/databases/" + percent_encode(name);
 }
 
+std::string snapshot_target(std::string_view id) {
+    return "/v1/snapshots/" + percent_encode(id);
+}
+
+std::string trash_target(std::string_view what) {
+    return "/v1/trash/" + percent_encode(what);
+}
+
 std::string job_target(std::string_view id) {
     return "/v1/jobs/" + percent_encode(id);
 }

@@ -31,6 +31,10 @@ std::string percent_encode(std::string_view text);
 std::string branch_target(const BranchRef& ref);
 /// "/v1/databases/db"
 std::string database_target(std::string_view name);
+/// "/v1/snapshots/id"
+std::string snapshot_target(std::string_view id);
+/// "/v1/trash/id": an id, or what it was called
+std::string trash_target(std::string_view what);
 /// "/v1/jobs/id"
 std::string job_target(std::string_view id);
 

@@ -175,6 +175,40 @@ std::string job_fields(const Session& session, const json& job) {
     return text;
 }
 
+std::string snapshot_fields(const json& snapshot) {
+    std::string branches;
+    for (const json& ref : member(snapshot, "branches")) {
+        if (ref.is_string()) branches += (branches.empty() ? "" : ", ") + ref.get<std::string>();
+    }
+    const bool pinned = member(snapshot, "pinned") == true;
+    const bool with_wal = member(snapshot, "with_wal") == true;
+    return render_fields({
+        {"snapshot", text_of(snapshot, "id")},
+        {"branch", text_of(snapshot, "branch")},
+        {"incarnation", text_of(snapshot, "incarnation")},
+        {"kind", text_of(snapshot, "kind")},
+        {"label", one_line(text_of(snapshot, "label"))},
+        {"created", time_and_age(snapshot, "created_at")},
+        {"created by", text_of(snapshot, "created_by")},
+        {"consistent at", text_of(snapshot, "consistent_at")},
+        {"mode", text_of(snapshot, "mode")},
+        {"LSN", text_of(snapshot, "lsn")},
+        {"timeline", scalar_of(snapshot, "timeline")},
+        {"size", bytes_or_empty(member(snapshot, "size_bytes"))},
+        {"pinned", pinned ? (with_wal ? "yes, with its WAL" : "yes") : ""},
+        {"branches", branches},
+    });
+}
+
+/// What a dry run says, a sentence a line.
+std::string plan_text(const json& plan) {
+    std::string text;
+    for (const json& line : member(plan, "summary")) {
+        if (line.is_string()) text += one_line(line.get<std::string>()) + "\n";
+    }
+    return text;
+}
+
 std::vector<Table::Cell> branch_row(const json& branch, const std::string& shown) {
     const std::string state = text_of(branch, "state");
     const json& storage = storage_of(branch);
@@ -250,7 +284,9 @@ std::string name_of(const json& object) {
 void show_object(const Session& session, const json& object) {
     if (session.json()) return print_out(render_json(object));
     if (session.names()) return print_out(name_of(object) + "\n");
+    if (member(object, "dry_run") == true) return print_out(plan_text(object));
     if (!text_of(object, "operation").empty()) return print_out(job_fields(session, object));
+    if (object.contains("pinned")) return print_out(snapshot_fields(object));
     const bool is_branch = !text_of(object, "ref").empty();
     print_out(is_branch ? branch_fields(object) : database_fields(object));
     session.warn_all(member(object, "warnings"));
@@ -285,6 +321,40 @@ std::string branch_table(const Session& session, const json& items) {
     Table table = empty_branch_table();
     for (const json& item : items)
         table.add(branch_row(item, text_of(item, "ref")));
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string snapshot_table(const Session& session, const json& items) {
+    Table table({{"SNAPSHOT"},
+                 {"BRANCH", Align::kLeft, true},
+                 {"KIND"},
+                 {"MODE"},
+                 {"BY"},
+                 {"AGE", Align::kRight},
+                 {"PINNED"},
+                 {"LABEL", Align::kLeft, true}});
+    for (const json& item : items) {
+        table.add({text_of(item, "id"), dash(text_of(item, "branch")), dash(text_of(item, "kind")),
+                   dash(text_of(item, "mode")), dash(text_of(item, "created_by")),
+                   age_of(member(item, "created_at"), now()),
+                   std::string(member(item, "pinned") == true ? "yes" : "-"),
+                   dash(one_line(text_of(item, "label")))});
+    }
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string trash_table(const Session& session, const json& items) {
+    Table table({{"ID"},
+                 {"KIND"},
+                 {"REF", Align::kLeft, true},
+                 {"DELETED", Align::kRight},
+                 {"GOES", Align::kRight},
+                 {"USED", Align::kRight}});
+    for (const json& item : items) {
+        table.add({text_of(item, "id"), dash(text_of(item, "kind")), dash(text_of(item, "ref")),
+                   age_of(member(item, "deleted_at"), now()),
+                   age_of(member(item, "purge_at"), now()), size_of(member(item, "used_bytes"))});
+    }
     return table.render(session.terminal().width, session.terminal().out_colour);
 }
 

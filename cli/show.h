@@ -9,7 +9,8 @@
 
 namespace bpg::cli {
 
-/// Prints a database, a branch or a job, told apart by its members, in the chosen format.
+/// Prints a database, a branch, a snapshot, a plan or a job, told apart by its members, in the
+/// chosen format.
 void show_object(const Session& session, const nlohmann::json& object);
 
 /// Prints {"items":[…]}; `table` renders the items for people.
@@ -23,6 +24,8 @@ std::string database_table(const Session& session, const nlohmann::json& items);
 std::string branch_table(const Session& session, const nlohmann::json& items);
 /// The same, children below their parents.
 std::string branch_tree(const Session& session, const nlohmann::json& items);
+std::string snapshot_table(const Session& session, const nlohmann::json& items);
+std::string trash_table(const Session& session, const nlohmann::json& items);
 std::string job_table(const Session& session, const nlohmann::json& items);
 /// One row a branch over all databases, and a few lines about the daemon.
 std::string status_text(const Session& session, const nlohmann::json& status);

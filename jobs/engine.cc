@@ -384,7 +384,7 @@ asio::awaitable<void> Engine::end_row(Attempt& attempt, const Progress& progress
         co_return;
     }
     crash_.reach(job.operation, job.step, "after_run");
-    co_await finish_row(attempt, duration_ms);
+    co_await finish_row(attempt, duration_ms, std::get<Done>(progress).ends_job);
 }
 
 /// What is temporary is tried again; anything else turns the job round at once.
@@ -399,7 +399,7 @@ asio::awaitable<void> Engine::fail_row(Attempt& attempt, ErrorInfo error) {
     }
 }
 
-asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms) {
+asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms, bool ends_job) {
     Job& job = attempt.job;
     const std::string step = job.step;
     StepRecord& record = job.steps[attempt.row];
@@ -419,8 +419,10 @@ asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms) {
     job.deaths = 0;
     job.blame = 0;
     release_locks(job, attempt.row);
-    const bool last = attempt.row + 1 == job.steps.size();
+    const bool last = ends_job || attempt.row + 1 == job.steps.size();
     if (last) {
+        for (std::size_t row = attempt.row + 1; row < job.steps.size(); ++row)
+            job.steps[row].state = "skipped";
         job.state = JobState::kSucceeded;
         job.finished_at = clock_.now();
         job.result = attempt.program->result();

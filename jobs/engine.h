@@ -82,7 +82,7 @@ class Engine {
     void note_progress(std::uint64_t number, StepProgress progress);
     asio::awaitable<void> pause(const Attempt& attempt, std::chrono::milliseconds duration);
     asio::awaitable<void> step_forward(Attempt& attempt);
-    asio::awaitable<void> finish_row(Attempt& attempt, double duration_ms);
+    asio::awaitable<void> finish_row(Attempt& attempt, double duration_ms, bool ends_job);
     asio::awaitable<void> turn(Attempt& attempt, ErrorInfo error);
     asio::awaitable<void> retry_row(Attempt& attempt, const ErrorInfo& error);
     asio::awaitable<void> rewind(Attempt& attempt, Rewind rewind);

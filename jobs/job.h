@@ -59,7 +59,7 @@ std::optional<Priority> priority_from_string(std::string_view text);
 struct StepRecord {
     std::string name;
     std::string purpose;
-    std::string state = "pending";  ///< pending, running, done, failed, undone
+    std::string state = "pending";  ///< pending, running, done, failed, undone, skipped
     std::optional<WallTime> started_at;
     std::optional<double> duration_ms;
 };

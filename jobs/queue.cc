@@ -224,17 +224,40 @@ void Queue::remember(const RequestKey& key, std::uint64_t number, Batch& batch) 
     batch.put(std::string(kinds::kIdempotency) + key.idempotency_key, json_text(record));
 }
 
+asio::awaitable<void> Queue::change(RequestKey key, nlohmann::json answer, Batch change) {
+    if (!key.idempotency_key.empty()) {
+        const nlohmann::json record{{"answer", std::move(answer)},
+                                    {"hash", key.request_hash},
+                                    {"at", clock_.now().time_since_epoch().count()}};
+        change.put(std::string(kinds::kIdempotency) + key.idempotency_key, json_text(record));
+    }
+    co_await store_.commit(std::move(change));
+    changed_.notify();
+}
+
 std::optional<Job> Queue::find_by_key(const RequestKey& key) const {
+    const auto record = read_key(key);
+    if (!record || record->contains("answer")) return std::nullopt;
+    return read(record->value("number", std::uint64_t{0}));
+}
+
+std::optional<nlohmann::json> Queue::find_answer(const RequestKey& key) const {
+    const auto record = read_key(key);
+    if (!record || !record->contains("answer")) return std::nullopt;
+    return std::optional<nlohmann::json>(std::in_place, record->at("answer"));
+}
+
+std::optional<nlohmann::json> Queue::read_key(const RequestKey& key) const {
     if (key.idempotency_key.empty()) return std::nullopt;
     const auto value = store_.get(std::string(kinds::kIdempotency) + key.idempotency_key);
     if (!value) return std::nullopt;
-    const auto record = nlohmann::json::parse(*value);
+    auto record = nlohmann::json::parse(*value);
     if (record.value("hash", "") != key.request_hash) {
         throw Error(ErrorKind::kInvalid, "idempotency_key_reused",
                     "this Idempotency-Key was used for another request",
                     "a key stands for exactly one request", "send a new key");
     }
-    return read(record.value("number", std::uint64_t{0}));
+    return record;
 }
 
 asio::awaitable<std::optional<Job>> Queue::find_open_same(std::string operation, std::string target,

@@ -83,6 +83,12 @@ class Queue {
     /// Job, reservation and first event in one commit; returns when they are durable.
     asio::awaitable<Job> submit(Submission submission, Batch reservation);
 
+    /// A change of records alone: one commit and no job. A repeated key is answered with `answer`.
+    asio::awaitable<void> change(RequestKey key, nlohmann::json answer, Batch change);
+    /// What change() was given under this key; nothing for a new one, and for that of a job. Throws
+    /// as find_by_key() does.
+    std::optional<nlohmann::json> find_answer(const RequestKey& key) const;
+
     /// The job that an idempotency key stands for; nothing for a new key; throws kInvalid
     /// `idempotency_key_reused` when the request was another one.
     std::optional<Job> find_by_key(const RequestKey& key) const;
@@ -157,6 +163,7 @@ class Queue {
 
   private:
     std::optional<Job> read(std::uint64_t number) const;
+    std::optional<nlohmann::json> read_key(const RequestKey& key) const;
     std::shared_ptr<Signal> signal_of(const std::string& job_id);
     void load_history();
     void load_cancellations();

@@ -32,7 +32,9 @@ namespace bpg::jobs {
 namespace asio = boost::asio;
 
 /// Commit the State and enter the next row.
-struct Done {};
+struct Done {
+    bool ends_job = false;  ///< nothing is left to do for the rows behind it
+};
 /// Nothing is wrong; look again after `delay`.
 struct Wait {
     std::chrono::milliseconds delay;

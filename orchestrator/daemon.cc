@@ -23,6 +23,7 @@
 #include "orchestrator/base/service_manager.h"
 #include "orchestrator/base/signal.h"
 #include "orchestrator/base/thread_priority.h"
+#include "orchestrator/housekeeper.h"
 #include "orchestrator/http/handlers/register.h"
 #include "orchestrator/http/router.h"
 #include "orchestrator/http/server.h"
@@ -69,6 +70,7 @@ operations::Settings operation_settings(const config::Config& config) {
     settings.socket_root = config.instance_sockets_dir();
     settings.log_root = config.paths.state / "logs";
     settings.stop_timeout = config.runtime.stop_timeout;
+    settings.trash_keep = config.trash.keep;
     return settings;
 }
 
@@ -141,6 +143,7 @@ class Daemon {
     jobs::Runner runner_;
     operations::Requests requests_;
     Supervisor supervisor_;
+    Housekeeper housekeeper_;
     http::Router api_router_;
     http::Router metrics_router_;
     http::ApiServices api_;
@@ -188,6 +191,8 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
            [listen = config_.network.listen](int port) { return port_is_free(port, listen); }},
           default_engine(config_)),
       supervisor_(loop_.get_executor(), services_, queue_, requests_, store_),
+      housekeeper_(services_, queue_, requests_, store_, config_.storage.reserve,
+                   [this] { return space_; }),
       api_(api_services()),
       api_server_(loop_.get_executor(), api_router_, {}),
       metrics_server_(loop_.get_executor(), metrics_router_, {}) {
@@ -200,7 +205,7 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
         std::vector<std::string> steps;
         for (const jobs::StepName& step : entry.steps)
             steps.emplace_back(step.name);
-        const bool has_modes = name == "branch-create";
+        const bool has_modes = name == "branch-create" || name == "branch-sync";
         metrics_.declare_operation(
             name,
             has_modes ? std::vector<std::string>{"safe", "fast"} : std::vector<std::string>{""},
@@ -321,6 +326,7 @@ void Daemon::begin_work() {
     spawn(runner_.run(), "runner");
     spawn(engine_.watch_deadlines(), "deadlines");
     spawn(supervisor_.run(), "supervisor");
+    spawn(housekeeper_.run(), "housekeeper");
     spawn(measure_forever(), "measuring");
     spawn(watch_lag(), "lag");
     spawn(prune_history(), "history");
@@ -355,13 +361,13 @@ asio::awaitable<void> Daemon::measure_forever() {
         const WallTime old = clock_.now() - kMeasureEvery;
         // A new volume can wait while jobs need the disk.
         const bool is_busy = runner_.running() > 0;
-        for (const catalog::Branch* branch : catalog_.branches()) {
-            const bool there = branch->state == catalog::BranchState::kRunning ||
-                               branch->state == catalog::BranchState::kStopped;
-            const auto known = catalog_.usage(branch->id);
+        for (const auto& [id, branch] : catalog_.all_branches()) {
+            const bool there = branch.state == catalog::BranchState::kRunning ||
+                               branch.state == catalog::BranchState::kStopped;
+            const auto known = catalog_.usage(id);
             const bool wanted =
-                known ? known->measured_at < old : !is_busy || branch->created_at < old;
-            if (there && wanted) due.emplace_back(branch->id, branch->volume);
+                known ? known->measured_at < old : !is_busy || branch.created_at < old;
+            if (there && wanted) due.emplace_back(id, branch.volume);
         }
         for (const auto& [id, volume] : due) {
             try {

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <set>
 #include <string>
 #include <vector>
@@ -18,18 +19,23 @@ boost::asio::awaitable<void> require_nothing_lost(const catalog::Catalog& catalo
     std::vector<std::string> lost;
     for (const storage::Found& found : co_await storage.list()) {
         if (found.snapshot || !found.identity) continue;
-        there.insert(found.identity->id);
-        if (catalog.branch_by_id(found.identity->id) == nullptr) {
+        there.insert(found.volume);
+        const auto& known = catalog.all_branches();
+        const bool is_known = std::any_of(known.begin(), known.end(), [&found](const auto& entry) {
+            return entry.second.volume == found.volume;
+        });
+        if (!is_known) {
             lost.push_back(
                 fmt::format("volume {} of {} is not known", found.volume, found.identity->ref));
         }
     }
-    for (const catalog::Branch* branch : catalog.branches()) {
-        const bool is_done = branch->state == catalog::BranchState::kRunning ||
-                             branch->state == catalog::BranchState::kStopped ||
-                             branch->state == catalog::BranchState::kFailed;
-        if (is_done && !there.contains(branch->id)) {
-            lost.push_back(fmt::format("{} has no volume", catalog.ref_of(*branch)));
+    for (const auto& [id, branch] : catalog.all_branches()) {
+        const bool is_done = branch.state == catalog::BranchState::kRunning ||
+                             branch.state == catalog::BranchState::kStopped ||
+                             branch.state == catalog::BranchState::kFailed;
+        // What is in the trash may be on its way out.
+        if (is_done && !branch.trash && !there.contains(branch.volume)) {
+            lost.push_back(fmt::format("{} has no volume", catalog.ref_of(branch)));
         }
     }
     if (lost.empty()) co_return;

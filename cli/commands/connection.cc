@@ -15,6 +15,7 @@
 
 #include "cli/command.h"
 #include "cli/failure.h"
+#include "cli/follow.h"
 #include "cli/reference.h"
 #include "cli/show.h"
 #include "orchestrator/base/files.h"
@@ -134,6 +135,28 @@ int psql(Session& session, const Arguments& arguments) {
     throw errno_error(fmt::format("run {}", program.string()), errno);
 }
 
+/// What PostgreSQL wrote, as it is but for control characters.
+int logs(Session& session, const Arguments& arguments) {
+    const BranchRef ref = parse_branch_ref(arguments.at("DB/BR"));
+    const std::string query = arguments.has("--follow") ? "?follow=1" : "";
+    try {
+        session.client().stream(branch_target(ref) + "/logs" + query,
+                                [](const std::string& line) { print_out(one_line(line) + "\n"); });
+    } catch (const Unreachable& lost) {
+        throw unreachable_failure(session.client(), lost.what());
+    } catch (const DeadlinePassed&) {
+        throw no_answer_failure(*session.globals().timeout);
+    }
+    return 0;
+}
+
+int rotate_password(Session& session, const Arguments& arguments) {
+    const BranchRef ref = parse_branch_ref(arguments.at("DB/BR"));
+    show_object(session, run_mutation(session, {"POST", branch_target(ref) + "/rotate-password",
+                                                nlohmann::json::object()}));
+    return 0;
+}
+
 }  // namespace
 
 std::span<const Command> connection_commands() {
@@ -159,6 +182,12 @@ std::span<const Command> connection_commands() {
          psql,
          true,
          "bpg psql prod/dev -- -c 'select 1'"},
+        {"logs",
+         "show what the PostgreSQL of a branch wrote",
+         {kBranch},
+         {{"-f,--follow", "", "go on until interrupted"}},
+         logs},
+        {"password rotate", "give a branch a new password", {kBranch}, {}, rotate_password},
     };
     return kCommands;
 }

@@ -49,6 +49,19 @@ int remove(Session& session, const Arguments& arguments) {
     return 0;
 }
 
+int rename(Session& session, const Arguments& arguments) {
+    const std::string name = parse_database_name(arguments.at("OLD"));
+    const nlohmann::json body{{"name", parse_database_name(arguments.at("NEW"))}};
+    show_object(session, submit(session, {"PATCH", database_target(name), body}));
+    return 0;
+}
+
+int undo_delete(Session& session, const Arguments& arguments) {
+    show_object(session, run_mutation(session, {"POST", trash_target(arguments.at("NAME|ID")),
+                                                nlohmann::json::object()}));
+    return 0;
+}
+
 }  // namespace
 
 std::span<const Command> database_commands() {
@@ -69,6 +82,16 @@ std::span<const Command> database_commands() {
          {{"NAME", "name of the database"}},
          {{"--force", "", "do not ask; also with branches besides main"}},
          remove},
+        {"db rename",
+         "give a database another name; nothing moves or restarts",
+         {{"OLD", "name of the database"}, {"NEW", "its new name"}},
+         {},
+         rename},
+        {"db undo-delete",
+         "bring a deleted database back, with all its branches",
+         {{"NAME|ID", "what it was called, or its id in the trash"}},
+         {},
+         undo_delete},
     };
     return kCommands;
 }

@@ -37,13 +37,41 @@ std::filesystem::path SecretStore::path_of(const std::string& branch_id) const {
     return directory_ / branch_id;
 }
 
-std::string SecretStore::ensure_password(const std::string& branch_id) const {
-    if (auto existing = find_password(branch_id)) return *existing;
+std::filesystem::path SecretStore::next_path_of(const std::string& branch_id) const {
+    return path_of(branch_id).native() + ".next";
+}
+
+std::string SecretStore::ensure(const std::filesystem::path& path) const {
+    if (auto existing = read_file(path, 4096)) return *existing;
     ensure_directory(directory_, 0700);
-    remove_unfinished(path_of(branch_id));
+    remove_unfinished(path);
     const std::string password = random_hex(kPasswordBytes);
-    write_file_durably(path_of(branch_id), password, 0600);
+    write_file_durably(path, password, 0600);
     return password;
+}
+
+std::string SecretStore::ensure_password(const std::string& branch_id) const {
+    return ensure(path_of(branch_id));
+}
+
+std::string SecretStore::ensure_next_password(const std::string& branch_id) const {
+    return ensure(next_path_of(branch_id));
+}
+
+void SecretStore::keep_next_password(const std::string& branch_id) const {
+    const std::filesystem::path next = next_path_of(branch_id);
+    if (::rename(next.c_str(), path_of(branch_id).c_str()) != 0 && errno != ENOENT) {
+        throw errno_error("keep the new password of branch " + branch_id, errno);
+    }
+    fsync_directory(directory_);
+}
+
+void SecretStore::remove_next_password(const std::string& branch_id) const {
+    const std::filesystem::path next = next_path_of(branch_id);
+    if (::unlink(next.c_str()) != 0 && errno != ENOENT) {
+        throw errno_error("remove the new password of branch " + branch_id, errno);
+    }
+    remove_unfinished(next);
 }
 
 std::optional<std::string> SecretStore::find_password(const std::string& branch_id) const {
@@ -55,6 +83,7 @@ void SecretStore::remove_password(const std::string& branch_id) const {
         throw errno_error("remove the password of branch " + branch_id, errno);
     }
     remove_unfinished(path_of(branch_id));
+    remove_next_password(branch_id);
 }
 
 }  // namespace bpg

@@ -16,11 +16,20 @@ class SecretStore {
     /// The password of a branch, made (192 random bits) and stored durably if there is none.
     std::string ensure_password(const std::string& branch_id) const;
     std::optional<std::string> find_password(const std::string& branch_id) const;
+    /// The password that is to follow it, made and stored beside it if there is none.
+    std::string ensure_next_password(const std::string& branch_id) const;
+    /// It takes the place of the old one; success when there is none.
+    void keep_next_password(const std::string& branch_id) const;
     /// Success when there is none.
+    void remove_next_password(const std::string& branch_id) const;
+    /// Success when there is none. The next one goes too.
     void remove_password(const std::string& branch_id) const;
 
   private:
     std::filesystem::path path_of(const std::string& branch_id) const;
+    std::filesystem::path next_path_of(const std::string& branch_id) const;
+    std::string ensure(const std::filesystem::path& path) const;
+
     std::filesystem::path directory_;
 };
 

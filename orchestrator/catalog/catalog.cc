@@ -90,7 +90,7 @@ void Catalog::load(const jobs::Store& store) {
 
 const Database* Catalog::find_database(const std::string& name) const {
     for (const auto& [id, database] : databases_) {
-        if (database.name == name) return &database;
+        if (database.name == name && !database.trash) return &database;
     }
     return nullptr;
 }
@@ -102,9 +102,14 @@ const Database* Catalog::database_by_id(const std::string& id) const {
 const Branch* Catalog::find_branch(const std::string& ref) const {
     const auto [database_name, branch_name] = split_ref(ref);
     const Database* database = find_database(database_name);
-    if (database == nullptr) return nullptr;
+    return database == nullptr ? nullptr : branch_named(database->id, branch_name);
+}
+
+const Branch* Catalog::branch_named(const std::string& database_id, const std::string& name) const {
     for (const auto& [id, branch] : branches_) {
-        if (branch.database_id == database->id && branch.name == branch_name) return &branch;
+        if (branch.database_id == database_id && branch.name == name && branch.is_visible()) {
+            return &branch;
+        }
     }
     return nullptr;
 }
@@ -136,8 +141,9 @@ const Branch& Catalog::branch(const std::string& ref) const {
 
 std::vector<const Database*> Catalog::databases() const {
     std::vector<const Database*> list;
-    for (const auto& [id, database] : databases_)
-        list.push_back(&database);
+    for (const auto& [id, database] : databases_) {
+        if (!database.trash) list.push_back(&database);
+    }
     std::sort(list.begin(), list.end(),
               [](const Database* one, const Database* other) { return one->name < other->name; });
     return list;
@@ -146,7 +152,8 @@ std::vector<const Database*> Catalog::databases() const {
 std::vector<const Branch*> Catalog::branches(const std::string& database_id) const {
     std::vector<const Branch*> list;
     for (const auto& [id, branch] : branches_) {
-        if (database_id.empty() || branch.database_id == database_id) list.push_back(&branch);
+        const bool wanted = database_id.empty() || branch.database_id == database_id;
+        if (wanted && branch.is_visible()) list.push_back(&branch);
     }
     std::sort(list.begin(), list.end(), [this](const Branch* one, const Branch* other) {
         const auto key = [this](const Branch& branch) {
@@ -167,6 +174,84 @@ std::vector<const Branch*> Catalog::children(const std::string& branch_id) const
     return list;
 }
 
+std::vector<const Branch*> Catalog::all_children(const std::string& branch_id) const {
+    std::vector<const Branch*> list;
+    for (const auto& [id, branch] : branches_) {
+        if (branch.parent_id == branch_id) list.push_back(&branch);
+    }
+    return list;
+}
+
+std::vector<const Branch*> Catalog::family(const Branch& branch) const {
+    std::vector<const Branch*> members;
+    for (const Branch* child : children(branch.id)) {
+        const auto below = family(*child);
+        members.insert(members.end(), below.begin(), below.end());
+    }
+    members.push_back(&branch);
+    return members;
+}
+
+std::vector<TrashItem> Catalog::trash() const {
+    std::map<std::string, TrashItem> items;
+    for (const auto& [id, database] : databases_) {
+        if (database.trash) items[id] = {*database.trash, id, {}};
+    }
+    for (const auto& [id, branch] : branches_) {
+        if (!branch.trash) continue;
+        TrashItem& item = items[branch.trash->item];
+        if (item.database_id.empty()) item.trash = *branch.trash;
+        item.branch_ids.push_back(id);
+    }
+    std::vector<TrashItem> list;
+    for (auto& [id, item] : items)
+        list.push_back(std::move(item));
+    std::sort(list.begin(), list.end(), [](const TrashItem& one, const TrashItem& other) {
+        return one.trash.deleted_at < other.trash.deleted_at;
+    });
+    return list;
+}
+
+TrashItem Catalog::trash_item(const std::string& text) const {
+    std::vector<TrashItem> matches;
+    const std::vector<TrashItem> items = trash();
+    for (const TrashItem& item : items) {
+        if (item.trash.item == text) return item;
+        if (!text.empty() && item.trash.item.starts_with(text)) matches.push_back(item);
+    }
+    // What a sync replaced is asked for by its id: its name stands for what replaced it.
+    for (auto item = items.rbegin(); item != items.rend() && matches.empty(); ++item) {
+        if (item->trash.ref == text && item->trash.kind != "incarnation") return *item;
+    }
+    if (matches.size() == 1) return matches.front();
+    if (matches.size() > 1) {
+        throw Error(ErrorKind::kConflict, "id_ambiguous",
+                    "more than one trash item begins with " + text,
+                    matches[0].trash.item + " and " + matches[1].trash.item, "give more of the id");
+    }
+    throw Error(ErrorKind::kNotFound, "trash_item_not_found",
+                "there is no \"" + text + "\" in the trash",
+                "it was never deleted, or it is gone for good",
+                "bpg trash list shows what can be brought back");
+}
+
+const Snapshot& Catalog::snapshot(const std::string& id_or_prefix) const {
+    if (const Snapshot* exact = snapshot_by_id(id_or_prefix)) return *exact;
+    std::vector<const Snapshot*> matches;
+    for (const auto& [id, snapshot] : snapshots_) {
+        if (!id_or_prefix.empty() && id.starts_with(id_or_prefix)) matches.push_back(&snapshot);
+    }
+    if (matches.size() == 1) return *matches.front();
+    if (matches.size() > 1) {
+        throw Error(ErrorKind::kConflict, "id_ambiguous",
+                    "more than one snapshot begins with " + id_or_prefix,
+                    matches[0]->id + " and " + matches[1]->id, "give more of the id");
+    }
+    throw Error(
+        ErrorKind::kNotFound, "snapshot_not_found", "there is no snapshot \"" + id_or_prefix + "\"",
+        "it was never taken, or it was deleted", "bpg snapshot list shows the snapshots there are");
+}
+
 std::vector<const Snapshot*> Catalog::snapshots_of(const std::string& branch_id) const {
     std::vector<const Snapshot*> list;
     for (const auto& [id, snapshot] : snapshots_) {
@@ -184,6 +269,7 @@ std::vector<const Branch*> Catalog::branches_from(const std::string& snapshot_id
 }
 
 std::string Catalog::ref_of(const Branch& branch) const {
+    if (branch.trash) return branch.trash->ref;
     const Database* owner = database_by_id(branch.database_id);
     return (owner == nullptr ? branch.database_id : owner->name) + "/" + branch.name;
 }
@@ -232,7 +318,8 @@ std::optional<ErrorInfo> Catalog::can_create_branch(const std::string& ref,
     return std::nullopt;
 }
 
-std::optional<ErrorInfo> Catalog::can_delete_branch(const Branch& branch, bool force) const {
+std::optional<ErrorInfo> Catalog::can_delete_branch(const Branch& branch, bool force,
+                                                    bool recursive) const {
     const std::string ref = ref_of(branch);
     if (branch.name == kMain) {
         return ErrorInfo{ErrorKind::kConflict, "branch_is_main",
@@ -241,15 +328,68 @@ std::optional<ErrorInfo> Catalog::can_delete_branch(const Branch& branch, bool f
                          "bpg db delete deletes the database"};
     }
     const auto below = children(branch.id);
-    if (!below.empty()) {
+    if (!below.empty() && !recursive) {
         return ErrorInfo{ErrorKind::kConflict, "branch_has_children",
                          "branch \"" + ref + "\" has children",
-                         "cut from it: " + list_of(*this, below), "delete those first"};
+                         "cut from it: " + list_of(*this, below),
+                         "delete those first, or pass --recursive to delete them too"};
     }
-    if (branch.is_protected && !force) {
+    for (const Branch* member : family(branch)) {
+        if (!member->is_protected || force) continue;
         return ErrorInfo{ErrorKind::kConflict, "branch_protected",
-                         "branch \"" + ref + "\" is protected", "somebody asked that it be kept",
-                         "pass --force to delete it"};
+                         "branch \"" + ref_of(*member) + "\" is protected",
+                         "somebody asked that it be kept", "pass --force to delete it"};
+    }
+    return std::nullopt;
+}
+
+std::optional<ErrorInfo> Catalog::can_sync(const Branch& branch) const {
+    const std::string ref = ref_of(branch);
+    const Branch* parent = branch_by_id(branch.parent_id);
+    if (branch.parent_id.empty()) {
+        return ErrorInfo{ErrorKind::kConflict, "branch_has_no_parent",
+                         "branch \"" + ref + "\" has no parent to sync from",
+                         "it is the first branch of its database",
+                         "bpg branch promote makes another branch's data " + ref};
+    }
+    if (parent == nullptr || !parent->is_visible()) {
+        return ErrorInfo{
+            ErrorKind::kConflict, "parent_gone", "the parent of branch \"" + ref + "\" is gone",
+            parent == nullptr ? "it was deleted" : ref_of(*parent) + " is in the trash",
+            "bring it back (bpg trash list), or create the branch from another one"};
+    }
+    if (branch.is_protected) {
+        return ErrorInfo{ErrorKind::kConflict, "branch_protected",
+                         "branch \"" + ref + "\" is protected",
+                         "a sync replaces its data, and somebody asked that it be kept",
+                         "bpg branch unprotect " + ref + " lets it go on"};
+    }
+    return std::nullopt;
+}
+
+std::optional<ErrorInfo> Catalog::can_promote(const Branch& branch) const {
+    const std::string ref = ref_of(branch);
+    if (branch.name == kMain) {
+        return ErrorInfo{
+            ErrorKind::kConflict, "branch_is_main", "branch \"" + ref + "\" is main already",
+            "promote makes another branch's data main", "name the branch that is to become main"};
+    }
+    return std::nullopt;
+}
+
+std::optional<ErrorInfo> Catalog::can_rename(const Branch& branch, const std::string& name) const {
+    const std::string ref = ref_of(branch);
+    if (branch.name == kMain) {
+        return ErrorInfo{ErrorKind::kConflict, "branch_is_main",
+                         "branch \"" + ref + "\" keeps its name",
+                         "the first branch of every database is called main",
+                         "bpg branch promote gives the name to another branch"};
+    }
+    const std::string wanted = ref.substr(0, ref.find('/') + 1) + name;
+    if (find_branch(wanted) != nullptr) {
+        return ErrorInfo{ErrorKind::kConflict, "branch_exists",
+                         "branch \"" + wanted + "\" already exists", "a name stands for one branch",
+                         "choose another name"};
     }
     return std::nullopt;
 }

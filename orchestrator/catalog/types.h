@@ -10,10 +10,11 @@
 // creating: reserved, being made; if that fails the record goes. running: answered a real query.
 // stopped: no instance, on purpose. failed: no instance, not on purpose, and not restarted by
 // itself. degraded is derived for display: running, with a condition in its warnings. deleting:
-// being destroyed; never comes back.
+// stopped and moved to the trash. What is in the trash is stopped, comes back or is destroyed.
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -28,6 +29,18 @@ namespace bpg::catalog {
 /// The first branch of every database; it goes only with its database.
 inline constexpr std::string_view kMain = "main";
 
+/// Of what was deleted, or replaced by a sync, while it waits to be destroyed. It is stopped, holds
+/// neither name nor port, and keeps its data, snapshots and password.
+struct Trashed {
+    std::string item;  ///< id of the trash item it belongs to: its own, or that of its database
+    std::string kind;  ///< "branch", "database", "incarnation"
+    std::string ref;   ///< what it was called
+    WallTime deleted_at{};
+    WallTime purge_at{};
+    bool ran = false;  ///< it runs again when it is brought back
+    int port = 0;      ///< that it had; it gets it again if it is free
+};
+
 struct Database {
     std::string id;
     std::string name;
@@ -39,6 +52,7 @@ struct Database {
     std::uint32_t owner_uid = 0;  ///< of its data directories
     std::uint32_t owner_gid = 0;
     WallTime created_at{};
+    std::optional<Trashed> trash;
     nlohmann::json unknown;  ///< what a later version wrote into its record, kept as it is
 };
 
@@ -80,7 +94,21 @@ struct Branch {
     CreatedFrom created_from;
     std::string last_job;
     std::vector<std::string> warnings;
+    std::map<std::string, std::string> settings;  ///< of PostgreSQL, for this branch alone
+    /// Id that its volume carries outside, where that is not its own: a sync has moved the volume.
+    std::string volume_owner;
+    /// Id that its password is kept under, where that is not its own: promote swaps passwords.
+    std::string password_id;
+    /// Its superuser still has another password: the next start gives it its own, before users.
+    bool password_due = false;
+    std::string replaces;  ///< id of the branch whose place it takes once its sync is done
+    std::optional<Trashed> trash;
     nlohmann::json unknown;  ///< what a later version wrote into its record, kept as it is
+
+    /// Users see it: it is neither in the trash nor the unfinished half of a sync.
+    bool is_visible() const { return !trash && replaces.empty(); }
+    const std::string& owner_of_volume() const { return volume_owner.empty() ? id : volume_owner; }
+    const std::string& password() const { return password_id.empty() ? id : password_id; }
 };
 
 struct Snapshot {
@@ -98,6 +126,7 @@ struct Snapshot {
     std::uint32_t timeline = 0;
     std::string mode;  ///< "safe", "fast", "clean"
     bool pinned = false;
+    bool pinned_with_wal = false;
     std::string created_by;    ///< "user", "schedule:<name>", "branch", "sync", "create"
     std::string backup_label;  ///< byte for byte, kept with the snapshot and not in the clone
     std::string tablespace_map;
@@ -113,17 +142,23 @@ struct Usage {
     WallTime measured_at{};
 };
 
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Trashed, item, kind, ref, deleted_at, purge_at, ran,
+                                                port)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Database, id, name, pg_version, image, image_id,
-                                                image_digest, owner_uid, owner_gid, created_at)
+                                                image_digest, owner_uid, owner_gid, created_at,
+                                                trash)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(CreatedFrom, snapshot, mode, lsn, at)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Branch, id, database_id, name, parent_id, state,
                                                 should_run, host, port, volume, storage_driver,
                                                 incarnation_id, incarnation_number, created_at,
                                                 expires_at, is_protected, timeline,
-                                                system_identifier, created_from, last_job, warnings)
+                                                system_identifier, created_from, last_job, warnings,
+                                                settings, volume_owner, password_id, password_due,
+                                                replaces, trash)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Snapshot, id, branch_id, incarnation_id, volume,
                                                 kind, label, created_at, consistent_at, start_lsn,
-                                                stop_lsn, lsn, timeline, mode, pinned, created_by,
-                                                backup_label, tablespace_map, system_identifier)
+                                                stop_lsn, lsn, timeline, mode, pinned,
+                                                pinned_with_wal, created_by, backup_label,
+                                                tablespace_map, system_identifier)
 
 }  // namespace bpg::catalog

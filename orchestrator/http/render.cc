@@ -17,12 +17,13 @@ json text_or_null(const std::string& text) {
 
 json parent_json(const catalog::Catalog& catalog, const catalog::Branch& branch) {
     const catalog::Branch* parent = catalog.branch_by_id(branch.parent_id);
-    return parent == nullptr ? json(nullptr) : json(catalog.ref_of(*parent));
+    const bool is_there = parent != nullptr && parent->is_visible();
+    return is_there ? json(catalog.ref_of(*parent)) : json(nullptr);
 }
 
 json created_from_json(const catalog::Branch& branch) {
-    if (branch.parent_id.empty()) return nullptr;
     const catalog::CreatedFrom& from = branch.created_from;
+    if (from.mode.empty()) return nullptr;  // a first branch
     return {{"snapshot", text_or_null(from.snapshot)},
             {"mode", text_or_null(from.mode)},
             {"lsn", text_or_null(from.lsn)},
@@ -122,6 +123,47 @@ json branch_summary_json(const catalog::Catalog& catalog, const catalog::Branch&
             {"used_bytes", usage ? json(usage->used) : json(nullptr)},
             {"created_at", format_time(branch.created_at)},
             {"expires_at", time_json(branch.expires_at)}};
+}
+
+json snapshot_json(const catalog::Catalog& catalog, const catalog::Snapshot& snapshot) {
+    const catalog::Branch* branch = catalog.branch_by_id(snapshot.branch_id);
+    json branches = json::array();
+    for (const catalog::Branch* cut : catalog.branches_from(snapshot.id)) {
+        if (cut->is_visible()) branches.push_back(catalog.ref_of(*cut));
+    }
+    return {{"id", snapshot.id},
+            {"branch", branch == nullptr ? json(nullptr) : json(catalog.ref_of(*branch))},
+            {"incarnation", snapshot.incarnation_id},
+            {"kind", snapshot.kind},
+            {"label", text_or_null(snapshot.label)},
+            {"created_at", format_time(snapshot.created_at)},
+            {"consistent_at", time_json(snapshot.consistent_at)},
+            {"lsn", text_or_null(snapshot.lsn)},
+            {"timeline", snapshot.timeline == 0 ? json(nullptr) : json(snapshot.timeline)},
+            {"mode", text_or_null(snapshot.mode)},
+            {"size_bytes", nullptr},
+            {"pinned", snapshot.pinned},
+            {"with_wal", snapshot.pinned_with_wal},
+            {"created_by", text_or_null(snapshot.created_by)},
+            {"branches", std::move(branches)}};
+}
+
+json trash_item_json(const catalog::Catalog& catalog, const catalog::TrashItem& item) {
+    json used = nullptr;
+    json volumes = json::array();
+    for (const std::string& id : item.branch_ids) {
+        if (const auto* branch = catalog.branch_by_id(id)) volumes.push_back(branch->volume);
+        if (const auto usage = catalog.usage(id)) {
+            used = (used.is_null() ? 0 : used.get<std::uint64_t>()) + usage->used;
+        }
+    }
+    return {{"id", item.trash.item},
+            {"kind", item.trash.kind},
+            {"ref", item.trash.ref},
+            {"deleted_at", format_time(item.trash.deleted_at)},
+            {"purge_at", format_time(item.trash.purge_at)},
+            {"used_bytes", used},
+            {"volumes", std::move(volumes)}};
 }
 
 json job_json(const jobs::Job& job, const JobView& view) {

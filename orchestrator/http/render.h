@@ -20,6 +20,8 @@ nlohmann::json database_json(const catalog::Catalog& catalog, const catalog::Dat
 nlohmann::json branch_json(const catalog::Catalog& catalog, const catalog::Branch& branch);
 /// The few members of a branch that the status has a row of.
 nlohmann::json branch_summary_json(const catalog::Catalog& catalog, const catalog::Branch& branch);
+nlohmann::json snapshot_json(const catalog::Catalog& catalog, const catalog::Snapshot& snapshot);
+nlohmann::json trash_item_json(const catalog::Catalog& catalog, const catalog::TrashItem& item);
 /// What a job's object tells beyond its record.
 struct JobView {
     const std::filesystem::path& log_dir;

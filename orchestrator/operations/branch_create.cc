@@ -94,7 +94,11 @@ const catalog::Branch& BranchCreate::parent(const State& state) const {
                 "it was deleted, or could not be created", "branch from another one");
 }
 
+/// One that is recorded knows best where it lies: the parent may have been synced since.
 storage::SnapshotRef BranchCreate::snapshot_ref(const State& state) const {
+    if (const auto* recorded = services_.catalog.snapshot_by_id(state.snapshot_id)) {
+        return {recorded->volume, recorded->id};
+    }
     return {parent(state).volume, state.snapshot_id};
 }
 
@@ -124,8 +128,8 @@ asio::awaitable<bool> BranchCreate::parent_runs(const State& state) {
 asio::awaitable<Progress> BranchCreate::take_snapshot(State& state) {
     co_await instances_.prepare_engine(state.branch_id);
     co_await require_pool_space(services_, 0);
-    if (!services_.storage.atomic())
-        co_return Done{};  // clone_volume copies from the parent itself
+    // clone_volume copies from the parent itself, or from a snapshot that is there.
+    if (!services_.storage.atomic() || state.is_given) co_return Done{};
     const SharedSnapshots::Place place = co_await services_.shared_snapshots.enter(
         state.parent_id, state.fast, state.branch_id, state.snapshot_id);
     if (place.leads && !co_await lead_round(state, *place.round)) {
@@ -223,21 +227,22 @@ asio::awaitable<void> BranchCreate::snapshot_running_parent(State& state,
 }
 
 asio::awaitable<void> BranchCreate::snapshot_stopped_parent(State& state) {
-    co_await decide_timeline(state, /*running=*/false);
+    const std::filesystem::path data = instances_.data_directory(parent(state));
+    co_await decide_timeline(state, data);
     co_await services_.storage.snapshot(snapshot_ref(state));
     state.mode = "clean";
     state.line_at = services_.clock.now();
 }
 
-asio::awaitable<void> BranchCreate::decide_timeline(State& state, bool running) {
-    const std::filesystem::path data = instances_.data_directory(parent(state));
+/// Of the data of a server that does not run.
+asio::awaitable<void> BranchCreate::decide_timeline(State& state, std::filesystem::path data) {
     const postgres::ControlFile control = co_await services_.data_directories.control_file(data);
     state.line_lsn = postgres::to_string(control.checkpoint);
     state.new_timeline = true;
     // Archive recovery refuses wal_level=minimal, and it would empty the unlogged relations that a
     // clean shutdown has kept (E70): both start plainly, on the parent's timeline.
     if (control.wal_level_minimal) state.new_timeline = false;
-    if (!running && control.cleanly_shut_down &&
+    if (control.cleanly_shut_down &&
         co_await services_.data_directories.has_unlogged_relations(data)) {
         state.new_timeline = false;
     }
@@ -277,9 +282,10 @@ asio::awaitable<void> BranchCreate::let_go_of(std::string snapshot_id, const Sta
     const catalog::Snapshot* recorded = services_.catalog.snapshot_by_id(snapshot_id);
     const bool lost = state.in_backup && recorded == nullptr && shared.find(snapshot_id) == nullptr;
     if (!lost && shared.is_claimed(snapshot_id)) co_return;
-    if (recorded != nullptr && recorded->pinned) co_return;
+    if (recorded != nullptr && (recorded->pinned || recorded->kind != "origin")) co_return;
     shared.close(snapshot_id);
-    const storage::SnapshotRef snapshot{parent(state).volume, snapshot_id};
+    const storage::SnapshotRef snapshot{
+        recorded == nullptr ? parent(state).volume : recorded->volume, snapshot_id};
     try {
         co_await services_.storage.destroy_snapshot(snapshot);
     } catch (const Error& error) {
@@ -314,7 +320,8 @@ asio::awaitable<void> BranchCreate::copy_parent(State& state) {
         co_await copy_running_parent(state, mine);
         co_return;
     }
-    co_await decide_timeline(state, /*running=*/false);
+    const std::filesystem::path source_data = instances_.data_directory(parent(state));
+    co_await decide_timeline(state, source_data);
     const storage::CopyPlan plan = stopped_copy_plan(context_);
     const std::string source = parent(state).volume;
     const std::string volume = branch(state).volume;
@@ -367,8 +374,14 @@ asio::awaitable<void> BranchCreate::destroy_volume(const State& state) {
 // --- the instance --------------------------------------------------------------------------------
 
 asio::awaitable<Progress> BranchCreate::prepare_clone(State& state) {
-    const postgres::CloneSpec spec =
-        clone_spec(state, services_.storage.volume_path(branch(state).volume));
+    const std::filesystem::path volume = services_.storage.volume_path(branch(state).volume);
+    if (state.is_given && state.mode == "clean") {
+        const std::string line = state.line_lsn;
+        const std::filesystem::path data = volume / "data";
+        co_await decide_timeline(state, data);
+        state.line_lsn = line;
+    }
+    const postgres::CloneSpec spec = clone_spec(state, volume);
     co_await services_.data_directories.prepare_clone(spec);
     co_return Done{};
 }
@@ -394,7 +407,9 @@ asio::awaitable<Progress> BranchCreate::await_ready(State& state) {
     if (state.new_timeline && fork) state.line_lsn = postgres::to_string(*fork);
     if (state.has_subscriptions) {
         co_await services_.postgres.disable_subscriptions(instances_.endpoint(branch(state)));
-        context_.warn("subscriptions of the parent are disabled in this branch");
+        if (!state.is_given) {
+            context_.warn("subscriptions of the parent are disabled in this branch");
+        }
     }
     co_return Done{};
 }
@@ -431,7 +446,7 @@ asio::awaitable<Progress> BranchCreate::finish_backup(State& state) {
         snapshot_ = snapshot_without_session(state);
     }
     snapshot_->kind = "origin";
-    snapshot_->created_by = "branch";
+    snapshot_->created_by = state.target_id.empty() ? "branch" : "sync";
     snapshot_->label = services_.catalog.ref_of(branch(state));
     co_return Done{};
 }
@@ -457,14 +472,16 @@ void BranchCreate::record_snapshot(const State& state, jobs::Batch& batch) const
     services_.catalog.put(*snapshot_, batch);
 }
 
-asio::awaitable<Progress> BranchCreate::publish(State&) {
+asio::awaitable<Progress> BranchCreate::publish(State& state) {
+    // It has run once, so that its password is its own and its recovery is behind it.
+    if (state.stopped) co_await instances_.stop(state.branch_id, runtime::StopMode::kFast);
     co_return Done{};
 }
 
 void BranchCreate::record_branch(const State& state, jobs::Batch& batch) const {
     catalog::Branch record = branch(state);
-    record.state = catalog::BranchState::kRunning;
-    record.should_run = true;
+    record.state = state.stopped ? catalog::BranchState::kStopped : catalog::BranchState::kRunning;
+    record.should_run = !state.stopped;
     record.timeline = state.timeline;
     record.system_identifier = state.system_identifier;
     record.created_from = {services_.storage.atomic() ? state.snapshot_id : "", state.mode,
@@ -476,7 +493,7 @@ void BranchCreate::record_branch(const State& state, jobs::Batch& batch) const {
 void BranchCreate::record_failure(const State& state, const ErrorInfo&, jobs::Batch& batch) const {
     services_.catalog.remove_branch(state.branch_id, batch);
     const catalog::Snapshot* snapshot = services_.catalog.snapshot_by_id(state.snapshot_id);
-    if (snapshot != nullptr && !snapshot->pinned &&
+    if (snapshot != nullptr && !snapshot->pinned && snapshot->kind == "origin" &&
         !services_.shared_snapshots.is_claimed(state.snapshot_id)) {
         services_.catalog.remove_snapshot(state.snapshot_id, batch);
     }

@@ -31,8 +31,14 @@ class BranchCreate {
         std::string parent_id;
         std::string lost_snapshot_id;  ///< the one it hung on before it had to begin again
         bool fast = false;
+        bool is_given = false;  ///< the snapshot was there before, and stays
+        bool stopped = false;   ///< it is left stopped
         std::uint32_t timeline = 0;
         std::string system_identifier;
+        // Of a sync only, which makes another incarnation aside:
+        std::string target_id;  ///< whose place it takes
+        bool target_ran = false;
+        bool has_swapped = false;  ///< it has taken it: forward only
     };
 
     BranchCreate(Services& services, jobs::JobContext& context)
@@ -44,7 +50,7 @@ class BranchCreate {
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
     nlohmann::json result(const State& state) const;
 
-  private:
+  protected:
     asio::awaitable<jobs::Progress> take_snapshot(State& state);
     asio::awaitable<jobs::Progress> clone_volume(State& state);
     asio::awaitable<jobs::Progress> prepare_clone(State& state);
@@ -63,6 +69,13 @@ class BranchCreate {
     void record_snapshot(const State& state, jobs::Batch& batch) const;
     void record_branch(const State& state, jobs::Batch& batch) const;
 
+    const catalog::Branch& branch(const State& state) const;
+
+    Services& services_;
+    jobs::JobContext& context_;
+    Instances instances_;
+
+  private:
     asio::awaitable<bool> parent_runs(const State& state);
     asio::awaitable<bool> lead_round(State& state, SharedSnapshots::Round& round);
     asio::awaitable<void> snapshot_running_parent(State& state, SharedSnapshots::Round& round);
@@ -78,22 +91,20 @@ class BranchCreate {
     asio::awaitable<std::unique_ptr<Session>> examined(
         State& state, asio::awaitable<std::unique_ptr<Session>> begin);
     void note_parent(State& state, const postgres::ParentFacts& facts);
-    asio::awaitable<void> decide_timeline(State& state, bool running);
-    const catalog::Branch& branch(const State& state) const;
+    asio::awaitable<void> decide_timeline(State& state, std::filesystem::path data);
     const catalog::Branch& parent(const State& state) const;
     storage::SnapshotRef snapshot_ref(const State& state) const;
     storage::Identity identity(const State& state) const;
     postgres::CloneSpec clone_spec(const State& state, std::filesystem::path volume) const;
 
-    Services& services_;
-    jobs::JobContext& context_;
-    Instances instances_;
     std::optional<catalog::Snapshot> snapshot_;  ///< what finish_backup found out
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchCreate::State, branch_id, parent_id,
-                                                snapshot_id, lost_snapshot_id, fast, mode,
-                                                in_backup, new_timeline, line_lsn, line_at,
-                                                has_subscriptions, timeline, system_identifier)
+                                                snapshot_id, lost_snapshot_id, fast, is_given,
+                                                stopped, mode, in_backup, new_timeline, line_lsn,
+                                                line_at, has_subscriptions, timeline,
+                                                system_identifier, target_id, target_ran,
+                                                has_swapped)
 
 }  // namespace bpg::operations

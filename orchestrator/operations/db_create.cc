@@ -1,7 +1,7 @@
 #include "orchestrator/operations/db_create.h"
 
 #include "orchestrator/base/error.h"
-#include "orchestrator/operations/backup.h"
+#include "orchestrator/operations/base_snapshot.h"
 
 namespace bpg::operations {
 
@@ -127,19 +127,9 @@ asio::awaitable<Progress> DbCreate::open_to_users(State& state) {
 
 asio::awaitable<Progress> DbCreate::take_first_snapshot(State& state) {
     if (!services_.storage.atomic()) co_return Done{};
-    const storage::SnapshotRef snapshot{branch(state).volume, state.snapshot_id};
-    co_await services_.storage.destroy_snapshot(snapshot);
-    const std::string label =
-        backup_label_of(services_.catalog.ref_of(branch(state)), state.snapshot_id);
-    const auto session = co_await services_.postgres.start_backup(
-        instances_.endpoint(branch(state)), label, /*keep_wal=*/false);
-    co_await services_.storage.snapshot(snapshot);
-    const postgres::Position position = co_await session->position();
-    const postgres::BackupStop stop = co_await session->stop();
-    snapshot_ = snapshot_record(branch(state), state.snapshot_id, session->start(), stop, position,
-                                services_.clock.now());
+    const catalog::Branch place = branch(state);
+    snapshot_ = co_await take_base_snapshot(services_, context_, place, state.snapshot_id);
     snapshot_->system_identifier = state.system_identifier;
-    snapshot_->kind = "base";
     snapshot_->created_by = "create";
     snapshot_->label = "first";
     co_return Done{};

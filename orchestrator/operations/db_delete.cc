@@ -6,13 +6,13 @@ using jobs::Done;
 using jobs::Progress;
 
 std::span<const jobs::Step<DbDelete>> DbDelete::steps() {
-    using jobs::nothing_to_record;
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<DbDelete> kSteps[] = {
-        {"remove_instances", "stop PostgreSQL of every branch", &DbDelete::remove_instances,
-         nothing_to_undo, nothing_to_record, Destruction::kIrreversible},
+        {"remove_instances", "stop PostgreSQL of every branch, free names and ports",
+         &DbDelete::remove_instances, nothing_to_undo, &DbDelete::move_to_trash,
+         Destruction::kIrreversible},
         {"destroy_volumes", "destroy the volumes", &DbDelete::destroy_volumes, nothing_to_undo,
-         nothing_to_record},
+         &DbDelete::release_origins},
         {"destroy_snapshots", "destroy the snapshots", &DbDelete::destroy_snapshots,
          nothing_to_undo, &DbDelete::forget_snapshots},
         {"remove_files", "remove passwords and logs", &DbDelete::remove_files, nothing_to_undo,
@@ -22,8 +22,28 @@ std::span<const jobs::Step<DbDelete>> DbDelete::steps() {
 }
 
 asio::awaitable<Progress> DbDelete::remove_instances(State& state) {
-    co_await destruction_.remove_instances(state.branch_ids);
-    co_return Done{};
+    co_await destruction_.remove_instances(state.branch_ids, !state.purge);
+    co_return Done{.ends_job = !state.purge};
+}
+
+void DbDelete::move_to_trash(const State& state, jobs::Batch& batch) const {
+    const catalog::Database* found = services_.catalog.database_by_id(state.database_id);
+    if (found == nullptr || found->trash) return;
+    destruction_.move_to_trash(state.doomed, state.database_id, "database", !state.purge, batch);
+    catalog::Database database = *found;
+    const WallTime now = services_.clock.now();
+    catalog::Trashed trash;
+    trash.item = database.id;
+    trash.kind = "database";
+    trash.ref = database.name;
+    trash.deleted_at = now;
+    trash.purge_at = state.purge ? now : now + services_.settings.trash_keep;
+    database.trash = std::move(trash);
+    services_.catalog.put(database, batch);
+}
+
+void DbDelete::release_origins(const State& state, jobs::Batch& batch) const {
+    destruction_.release_origins(state.branch_ids, batch);
 }
 
 asio::awaitable<Progress> DbDelete::destroy_volumes(State& state) {
@@ -41,8 +61,8 @@ asio::awaitable<Progress> DbDelete::remove_files(State& state) {
     co_return Done{};
 }
 
-void DbDelete::forget_snapshots(const State&, jobs::Batch& batch) const {
-    destruction_.forget_snapshots(batch);
+void DbDelete::forget_snapshots(const State& state, jobs::Batch& batch) const {
+    destruction_.forget_snapshots(state.branch_ids, batch);
 }
 
 void DbDelete::forget(const State& state, jobs::Batch& batch) const {

@@ -1,4 +1,5 @@
-// db-delete: a database with all its branches, forward only (see branch_delete.h).
+// db-delete: a database with all its branches goes to the trash as one item. Where nothing is to be
+// kept, the same job destroys it.
 #pragma once
 
 #include <span>
@@ -6,8 +7,7 @@
 #include <vector>
 
 #include "jobs/step.h"
-#include "orchestrator/operations/branch_delete.h"
-#include "orchestrator/operations/services.h"
+#include "orchestrator/operations/destruction.h"
 
 namespace bpg::operations {
 
@@ -20,6 +20,7 @@ class DbDelete {
         std::string name;
         std::vector<std::string> branch_ids;
         std::vector<Doomed> doomed;
+        bool purge = true;  ///< nothing is kept
     };
 
     DbDelete(Services& services, jobs::JobContext& context)
@@ -34,6 +35,8 @@ class DbDelete {
     asio::awaitable<jobs::Progress> destroy_volumes(State& state);
     asio::awaitable<jobs::Progress> destroy_snapshots(State& state);
     asio::awaitable<jobs::Progress> remove_files(State& state);
+    void move_to_trash(const State& state, jobs::Batch& batch) const;
+    void release_origins(const State& state, jobs::Batch& batch) const;
     void forget_snapshots(const State& state, jobs::Batch& batch) const;
     void forget(const State& state, jobs::Batch& batch) const;
 
@@ -42,6 +45,6 @@ class DbDelete {
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DbDelete::State, database_id, name, branch_ids,
-                                                doomed)
+                                                doomed, purge)
 
 }  // namespace bpg::operations

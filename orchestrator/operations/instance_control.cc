@@ -20,13 +20,38 @@ asio::awaitable<Progress> InstanceControl::stop_instance(State& state) {
 }
 
 asio::awaitable<Progress> InstanceControl::start_instance(State& state) {
-    if (!state.was_running) co_await instances_.start(state.branch_id, /*open=*/true);
+    const bool open = !password_is_due(state);
+    if (!state.was_running) co_await instances_.start(state.branch_id, open);
     co_return Done{};
 }
 
 asio::awaitable<Progress> InstanceControl::await_ready(State& state) {
-    co_await instances_.await_ready(state.branch_id);
+    if (!password_is_due(state)) {
+        co_await instances_.await_ready(state.branch_id);
+        co_return Done{};
+    }
+    co_await instances_.await_ready_with_password(state.branch_id);
+    co_await instances_.open_to_users(state.branch_id);
     co_return Done{};
+}
+
+bool InstanceControl::password_is_due(const State& state) const {
+    const catalog::Branch* branch = services_.catalog.branch_by_id(state.branch_id);
+    return branch != nullptr && branch->password_due;
+}
+
+void InstanceControl::apply(const State& state, const EndpointSettings& settings,
+                            jobs::Batch& batch) const {
+    const catalog::Branch* found = services_.catalog.branch_by_id(state.branch_id);
+    if (found == nullptr) return;
+    catalog::Branch branch = *found;
+    branch.port = settings.port;
+    branch.settings = settings.settings;
+    services_.catalog.put(branch, batch);
+}
+
+void InstanceControl::record_changes(const State& state, jobs::Batch& batch) const {
+    if (state.after) apply(state, *state.after, batch);
 }
 
 asio::awaitable<void> InstanceControl::remove_instance(const State& state) {
@@ -40,6 +65,7 @@ void InstanceControl::record(const State& state, BranchState branch_state, bool 
     catalog::Branch branch = *found;
     branch.state = branch_state;
     branch.should_run = should_run;
+    if (branch_state == BranchState::kRunning) branch.password_due = false;
     branch.last_job = context_.job_id();
     branch.warnings.clear();
     if (!warning.empty()) branch.warnings.push_back(std::move(warning));
@@ -105,7 +131,7 @@ void Stop::record_failure(const State& state, const ErrorInfo& error, jobs::Batc
 std::span<const jobs::Step<Restart>> Restart::steps() {
     static constexpr jobs::Step<Restart> kSteps[] = {
         {"stop_instance", "stop PostgreSQL", &Restart::stop_instance, nothing_to_undo,
-         nothing_to_record, "PostgreSQL would stay stopped"},
+         &Restart::record_changes, "PostgreSQL would stay stopped"},
         {"start_instance", "start PostgreSQL", &Restart::start_instance, nothing_to_undo,
          nothing_to_record},
         {"await_ready", "answer a query", &Restart::await_ready, nothing_to_undo,
@@ -117,6 +143,7 @@ std::span<const jobs::Step<Restart>> Restart::steps() {
 void Restart::record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const {
     if (restore(state, error, batch)) return;
     const bool still_runs = error.code == "stop_timed_out";
+    if (state.after && !still_runs) apply(state, state.before, batch);
     // It was meant to run: the supervisor starts it, or finds that it does.
     record(state, still_runs ? BranchState::kRunning : BranchState::kFailed, /*should_run=*/true,
            "restart failed: " + error.message, batch);

@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <boost/asio/co_spawn.hpp>
 #include <cerrno>
 
@@ -12,6 +13,7 @@ namespace bpg::operations {
 namespace {
 
 constexpr std::size_t kStartUpLines = 200;
+constexpr std::chrono::milliseconds kPatience{10'000};
 
 int major_of(const std::string& version) {
     return std::atoi(version.c_str());
@@ -110,6 +112,8 @@ asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) 
     config.volume = services_.storage.volume_path(branch(branch_id).volume);
     config.owner = owner(branch(branch_id));
     config.settings = services_.settings.postgres_config;
+    for (const auto& [name, value] : branch(branch_id).settings)
+        config.settings.insert_or_assign(name, value);
     config.open = open;
     config.listen = services_.settings.listen;
     config.published = services_.runtime.reach(config.listen).published;
@@ -132,11 +136,14 @@ asio::awaitable<void> Instances::start(std::string branch_id, bool open) {
     spec.socket_directory = services_.settings.socket_root / place.id;
     spec.log_path = log_path(place);
     spec.listen = services_.settings.listen;
-    spec.port = place.port;
-    spec.may_reach_out = place.name == catalog::kMain;
-    const runtime::Reach reach = services_.runtime.reach(spec.listen);
-    spec.settings = postgres::owned_settings(spec.volume, endpoint(place), reach.listen_addresses,
-                                             place.volume, major_of(spec.engine.version));
+    // What a sync makes is reached by us alone until it takes the branch's place.
+    const bool is_aside = !place.replaces.empty();
+    spec.port = is_aside ? 0 : place.port;
+    spec.may_reach_out = !is_aside && place.name == catalog::kMain;
+    const std::string listen =
+        is_aside ? "" : services_.runtime.reach(spec.listen).listen_addresses;
+    spec.settings = postgres::owned_settings(spec.volume, endpoint(place), listen, place.volume,
+                                             major_of(spec.engine.version));
     co_await services_.runtime.start(spec);
 }
 
@@ -146,14 +153,26 @@ asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_
 
 asio::awaitable<postgres::ReadyFacts> Instances::await_ready_with_password(std::string branch_id) {
     const SecretStore& secrets = services_.secrets;
-    std::string verifier = co_await services_.pool.run(
-        [&] { return postgres::scram_verifier(secrets.ensure_password(branch_id)); });
+    auto work = [&secrets, id = branch(branch_id).password()] {
+        return postgres::scram_verifier(secrets.ensure_password(id));
+    };
+    std::string verifier = co_await services_.pool.run(work);
     co_return co_await await_ready(std::move(branch_id), std::move(verifier));
+}
+
+asio::awaitable<void> Instances::set_verifier(std::string branch_id, std::string verifier) {
+    if (!co_await is_running(branch_id)) {
+        throw Error(ErrorKind::kConflict, "branch_not_running",
+                    "branch \"" + services_.catalog.ref_of(branch(branch_id)) + "\" does not run",
+                    "only PostgreSQL itself can change a password", "start it first");
+    }
+    co_await await_ready(std::move(branch_id), std::move(verifier));
 }
 
 asio::awaitable<void> Instances::forget_password(std::string branch_id) {
     const SecretStore& secrets = services_.secrets;
-    co_await services_.pool.run([&] { secrets.remove_password(branch_id); });
+    auto work = [&secrets, id = branch(branch_id).password()] { secrets.remove_password(id); };
+    co_await services_.pool.run(work);
 }
 
 asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_id,
@@ -204,8 +223,10 @@ asio::awaitable<void> Instances::open_to_users(std::string branch_id) {
 
 asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
     const SecretStore& secrets = services_.secrets;
-    const std::string password =
-        co_await services_.pool.run([&] { return secrets.ensure_password(branch_id); });
+    auto work = [&secrets, id = branch(branch_id).password()] {
+        return secrets.ensure_password(id);
+    };
+    const std::string password = co_await services_.pool.run(work);
     const int port = branch(branch_id).port;
     // Only now may anybody in: before, the parent's password would have opened the branch.
     co_await write_config(branch_id, /*open=*/true);
@@ -231,6 +252,23 @@ asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
 asio::awaitable<void> Instances::stop(std::string branch_id, runtime::StopMode mode) {
     const runtime::InstanceRef instance = ref(branch(branch_id));
     co_await services_.runtime.stop(instance, mode, services_.settings.stop_timeout);
+    co_await services_.runtime.remove(instance);
+}
+
+asio::awaitable<void> Instances::put_away(std::string branch_id) {
+    const runtime::InstanceRef instance = ref(branch(branch_id));
+    bool stopped = false;
+    try {
+        co_await services_.runtime.stop(instance, runtime::StopMode::kFast,
+                                        std::min(services_.settings.stop_timeout, kPatience));
+        stopped = true;
+    } catch (const Error& error) {
+        if (error.code() != "stop_timed_out") throw;
+    }
+    if (!stopped) {
+        co_await services_.runtime.stop(instance, runtime::StopMode::kImmediate,
+                                        services_.settings.stop_timeout);
+    }
     co_await services_.runtime.remove(instance);
 }
 

@@ -39,13 +39,17 @@ class Instances {
     /// The same for a new one, whose superuser has the branch's own password then (SCRAM verifier
     /// only), made while the server starts.
     asio::awaitable<postgres::ReadyFacts> await_ready_with_password(std::string branch_id);
+    /// Gives the superuser of a running branch this SCRAM verifier.
+    asio::awaitable<void> set_verifier(std::string branch_id, std::string verifier);
     /// Success when there is none.
     asio::awaitable<void> forget_password(std::string branch_id);
     /// Lets users in, and logs in as one: what `bpg url` prints works when this returns.
     asio::awaitable<void> open_to_users(std::string branch_id);
     /// Stops it and removes what is left of the instance: a stopped branch has no container.
     asio::awaitable<void> stop(std::string branch_id, runtime::StopMode mode);
-    /// The same at once, whatever state it is in; for undo and delete.
+    /// Stops it cleanly if it lets itself be stopped within some seconds, else at once.
+    asio::awaitable<void> put_away(std::string branch_id);
+    /// Stops and removes it at once, whatever state it is in; for undo and delete.
     asio::awaitable<void> remove(std::string branch_id);
     /// Removes the instance's log; for branches that go. Success when there is none.
     asio::awaitable<void> remove_log(std::string branch_id);

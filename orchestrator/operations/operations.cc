@@ -4,9 +4,16 @@
 
 #include "orchestrator/operations/branch_create.h"
 #include "orchestrator/operations/branch_delete.h"
+#include "orchestrator/operations/branch_promote.h"
+#include "orchestrator/operations/branch_sync.h"
 #include "orchestrator/operations/db_create.h"
 #include "orchestrator/operations/db_delete.h"
 #include "orchestrator/operations/instance_control.h"
+#include "orchestrator/operations/password_rotate.h"
+#include "orchestrator/operations/snapshot_delete.h"
+#include "orchestrator/operations/snapshot_take.h"
+#include "orchestrator/operations/trash_purge.h"
+#include "orchestrator/operations/undo_delete.h"
 
 namespace bpg::operations {
 namespace {
@@ -24,6 +31,13 @@ void add_all(jobs::OperationRegistry& registry, Services* services) {
     add<DbDelete>(registry, services);
     add<BranchCreate>(registry, services);
     add<BranchDelete>(registry, services);
+    add<BranchSync>(registry, services);
+    add<BranchPromote>(registry, services);
+    add<UndoDelete>(registry, services);
+    add<TrashPurge>(registry, services);
+    add<SnapshotTake>(registry, services);
+    add<SnapshotDelete>(registry, services);
+    add<PasswordRotate>(registry, services);
     add<Start>(registry, services);
     add<Stop>(registry, services);
     add<Restart>(registry, services);

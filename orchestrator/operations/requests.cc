@@ -11,7 +11,10 @@
 #include "orchestrator/operations/db_delete.h"
 #include "orchestrator/operations/instance_control.h"
 #include "orchestrator/operations/pool_space.h"
+#include "orchestrator/operations/request_parts.h"
 #include "orchestrator/operations/rules.h"
+#include "orchestrator/operations/snapshot_delete.h"
+#include "orchestrator/operations/trash_purge.h"
 
 namespace bpg::operations {
 namespace {
@@ -20,31 +23,10 @@ using catalog::Branch;
 using catalog::BranchState;
 using catalog::Database;
 
-jobs::Lock whole(const Database& database) {
-    return {.resource = "database/" + database.id,
-            .above = {"pool"},
-            .mode = jobs::LockMode::kExclusive,
-            .shown_as = database.name};
-}
-
-jobs::Lock lock_of(const Branch& branch, const std::string& ref, jobs::LockMode mode) {
-    return {.resource = "branch/" + branch.id,
-            .above = {"pool", "database/" + branch.database_id},
-            .mode = mode,
-            .shown_as = ref};
-}
-
-jobs::Lock whole(const Branch& branch, const std::string& ref) {
-    return lock_of(branch, ref, jobs::LockMode::kExclusive);
-}
-
-void refuse(const std::optional<ErrorInfo>& refusal) {
-    if (refusal) throw Error(*refusal);
-}
-
 /// Such a job is taken when others are refused for want of space on the state's disk.
 bool frees_space(std::string_view operation) {
-    return operation == BranchDelete::kName || operation == DbDelete::kName;
+    return operation == BranchDelete::kName || operation == DbDelete::kName ||
+           operation == TrashPurge::kName || operation == SnapshotDelete::kName;
 }
 
 }  // namespace
@@ -67,12 +49,8 @@ jobs::Submission Requests::submission(std::string_view operation, std::string ta
 asio::awaitable<std::optional<jobs::Job>> Requests::attach(std::string operation,
                                                            std::string target,
                                                            nlohmann::json params) {
-    const jobs::Queue& queue = queue_;
-    const std::uint64_t reserve =
-        frees_space(operation) ? jobs::kDiskReserveOfDeletes : jobs::kDiskReserve;
     // Asked first, said last: between the looks below and the reservation nothing may wait.
-    const auto shortage =
-        co_await services_.pool.run([&queue, reserve] { return queue.shortage(reserve); });
+    const auto too_little = co_await shortage(operation);
     const jobs::Again again = rule_of(operation).again;
     const auto same = co_await queue_.find_open_same(operation, target, params, again);
     if (same) co_return same;
@@ -85,8 +63,16 @@ asio::awaitable<std::optional<jobs::Job>> Requests::attach(std::string operation
                                 jobs::to_string(other->state), other->step),
                     "wait for it: bpg job tail -f " + other->id);
     }
-    refuse(shortage);
+    refuse(too_little);
     co_return std::nullopt;
+}
+
+/// Of space on the state's disk.
+asio::awaitable<std::optional<ErrorInfo>> Requests::shortage(std::string_view operation) {
+    const jobs::Queue& queue = queue_;
+    const std::uint64_t reserve =
+        frees_space(operation) ? jobs::kDiskReserveOfDeletes : jobs::kDiskReserve;
+    co_return co_await services_.pool.run([&queue, reserve] { return queue.shortage(reserve); });
 }
 
 std::uint64_t Requests::size_of_copy(const Branch& parent) const {
@@ -95,11 +81,24 @@ std::uint64_t Requests::size_of_copy(const Branch& parent) const {
     return usage ? usage->used : 0;  // measured within a minute of its creation
 }
 
-asio::awaitable<int> Requests::choose_port() {
+asio::awaitable<int> Requests::require_port(int port) {
+    const PortPolicy& ports = ports_;
+    const bool is_held = services_.catalog.port_is_held(port);
+    const bool is_free =
+        !is_held && co_await services_.pool.run([&ports, port] { return ports.is_free(port); });
+    if (is_free && !services_.catalog.port_is_held(port)) co_return port;
+    throw Error(ErrorKind::kConflict, "port_taken", fmt::format("port {} is taken", port),
+                is_held ? "another branch holds it"
+                        : "somebody listens on it, or a cluster under /etc/postgresql claims it",
+                "choose another one, or --port auto");
+}
+
+asio::awaitable<int> Requests::choose_port(std::vector<int> taken) {
     const PortPolicy& ports = ports_;
     // Ports are looked at again when a reservation came in between.
     for (int port = ports.first; port <= ports.last; ++port) {
         if (services_.catalog.port_is_held(port)) continue;
+        if (std::find(taken.begin(), taken.end(), port) != taken.end()) continue;
         const bool free =
             co_await services_.pool.run([&ports, port] { return ports.is_free(port); });
         if (free && !services_.catalog.port_is_held(port)) co_return port;
@@ -164,7 +163,10 @@ asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, Req
     if (open) co_return *open;
     const Database database = services_.catalog.database(name);
     refuse(services_.catalog.can_delete_database(database, force));
-    DbDelete::State state{database.id, database.name, {}, {}};
+    DbDelete::State state;
+    state.database_id = database.id;
+    state.name = database.name;
+    state.purge = services_.settings.trash_keep.count() == 0;
     jobs::Batch batch;
     jobs::Submission job = submission(DbDelete::kName, name, params, nullptr, std::move(key));
     job.locks = {whole(database)};
@@ -189,12 +191,15 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
     const auto [database_name, branch_name] = catalog::split_ref(request.ref);
     const std::string from =
         request.from.empty() ? database_name + "/" + std::string(catalog::kMain) : request.from;
-    const nlohmann::json params{{"ref", request.ref}, {"from", from}, {"fast", request.fast}};
+    nlohmann::json params{{"ref", request.ref}, {"from", from}, {"fast", request.fast}};
+    if (!request.snapshot.empty()) params["snapshot"] = request.snapshot;
+    if (request.ttl) params["ttl_ms"] = request.ttl->count();
+    if (request.stopped) params["stopped"] = true;
     const auto open = co_await attach("branch-create", request.ref, params);
     if (open) co_return *open;
     const auto look_again = [this, &request, &from, &database_name]() -> Branch {
         const Database& database = services_.catalog.database(database_name);
-        const Branch& parent = services_.catalog.branch(from);
+        const Branch& parent = parent_named(from);
         if (parent.database_id != database.id) {
             throw Error(ErrorKind::kInvalid, "parent_elsewhere",
                         "a branch stays in the database of its parent",
@@ -202,16 +207,11 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
                         "name it " + from.substr(0, from.find('/')) + "/…");
         }
         refuse(services_.catalog.can_create_branch(request.ref, parent));
+        if (!request.snapshot.empty()) given_snapshot(services_, request.snapshot, parent);
         return parent;
     };
     const std::uint64_t copied = size_of_copy(look_again());
-    if (request.fast && !services_.storage.atomic()) {
-        throw Error(ErrorKind::kInvalid, "fast_unsupported",
-                    fmt::format("--fast is not possible with storage driver {}",
-                                services_.storage.driver()),
-                    "it needs snapshots that are atomic, and this driver copies file by file",
-                    "leave out --fast, or use storage driver btrfs or zfs");
-    }
+    if (request.fast) refuse_fast();
     co_await require_pool_space(services_, copied);
     const int port = co_await choose_port();
     const Branch parent = look_again();  // both waited
@@ -228,34 +228,26 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
     branch.storage_driver = std::string(services_.storage.driver());
     branch.incarnation_id = new_id();
     branch.created_at = services_.clock.now();
+    if (request.ttl) branch.expires_at = branch.created_at + *request.ttl;
     BranchCreate::State state;
     state.branch_id = branch.id;
     state.parent_id = parent.id;
     state.snapshot_id = new_id();
     state.fast = request.fast;
+    state.stopped = request.stopped;
+    if (!request.snapshot.empty()) {
+        take_facts(state, given_snapshot(services_, request.snapshot, parent));
+    }
     jobs::Submission job =
         submission(BranchCreate::kName, request.ref, params, state, std::move(key));
     job.mode = request.fast ? "fast" : "safe";
     branch.last_job = job.job_id;
+    if (state.is_given) branch.created_from.snapshot = state.snapshot_id;  // kept from here on
     jobs::Lock source = lock_of(parent, from, jobs::LockMode::kShared);
     source.until_step = BranchCreate::last_step_on_parent(services_.storage.atomic());
     job.locks = {std::move(source), whole(branch, request.ref)};
     jobs::Batch batch;
     services_.catalog.put(branch, batch);
-    co_return co_await queue_.submit(std::move(job), std::move(batch));
-}
-
-asio::awaitable<jobs::Job> Requests::branch_delete(std::string ref, bool force, RequestKey key) {
-    const nlohmann::json params{{"ref", ref}, {"force", force}};
-    const auto open = co_await attach("branch-delete", ref, params);
-    if (open) co_return *open;
-    const Branch branch = services_.catalog.branch(ref);
-    refuse(services_.catalog.can_delete_branch(branch, force));
-    jobs::Submission job = submission(BranchDelete::kName, ref, params, nullptr, std::move(key));
-    job.locks = {whole(branch, ref)};
-    jobs::Batch batch;
-    job.data = BranchDelete::State{
-        branch.id, ref, Destruction::doom(services_.catalog, {branch}, job.job_id, batch)};
     co_return co_await queue_.submit(std::move(job), std::move(batch));
 }
 

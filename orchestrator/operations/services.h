@@ -27,6 +27,8 @@ struct Settings {
     std::filesystem::path socket_root;                   ///< `<paths.run>/i`
     std::filesystem::path log_root;                      ///< `<paths.state>/logs`
     std::chrono::milliseconds stop_timeout{60'000};
+    /// How long what was deleted or replaced waits in the trash; 0: it goes with the job.
+    std::chrono::milliseconds trash_keep{std::chrono::hours(24)};
     /// How long recovery of a clone may take before the job fails; progress is not watched yet.
     std::chrono::milliseconds ready_timeout{600'000};
 };

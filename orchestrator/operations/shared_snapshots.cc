@@ -68,7 +68,7 @@ std::shared_ptr<SharedSnapshots::Round> SharedSnapshots::begin(const std::string
     round->parent_id = parent_id;
     round->fast = fast;
     // A reservation in the catalog is an arrival: the snapshot begins after it.
-    for (const catalog::Branch* sibling : catalog_.children(parent_id)) {
+    for (const catalog::Branch* sibling : catalog_.all_children(parent_id)) {
         if (sibling->id != branch_id && is_still_to_come(sibling->id)) {
             round->expected.insert(sibling->id);
         }

@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "orchestrator/base/clock.h"
 #include "orchestrator/base/error.h"
 #include "orchestrator/base/id.h"
 #include "orchestrator/base/log.h"
@@ -41,6 +42,16 @@ class Reader {
                     fmt::format("the parameter {} of {} has no valid value", name, operation_),
                     fmt::format("\"{}\" is neither true nor false", log::printable(value)),
                     fmt::format("give {}=true, or leave it out", name));
+    }
+    std::optional<std::chrono::milliseconds> duration(const std::string& name) {
+        const std::string value = optional_text(name);
+        if (value.empty()) return std::nullopt;
+        const auto parsed = parse_duration(value);
+        if (parsed && parsed->count() > 0) return parsed;
+        throw Error(ErrorKind::kInvalid, "parameter_invalid",
+                    fmt::format("the parameter {} of {} has no valid value", name, operation_),
+                    fmt::format("\"{}\" is no duration", log::printable(value)),
+                    fmt::format("give it like {}=7d", name));
     }
     void finish() const {
         if (parameters_.empty()) return;
@@ -79,50 +90,127 @@ asio::awaitable<jobs::Job> db_delete(Requests& requests, Reader reader, RequestK
 }
 
 asio::awaitable<jobs::Job> branch_create(Requests& requests, Reader reader, RequestKey key) {
-    BranchCreateRequest wanted{reader.text("target"), reader.optional_text("from"),
-                               reader.flag("fast")};
+    BranchCreateRequest wanted;
+    wanted.ref = reader.text("target");
+    wanted.from = reader.optional_text("from");
+    wanted.fast = reader.flag("fast");
+    wanted.snapshot = reader.optional_text("snapshot");
+    wanted.ttl = reader.duration("ttl");
+    wanted.stopped = reader.flag("stopped");
     reader.finish();
     catalog::split_ref(wanted.ref);
-    if (!wanted.from.empty()) catalog::split_ref(wanted.from);
     co_return co_await requests.branch_create(std::move(wanted), std::move(key));
 }
 
 asio::awaitable<jobs::Job> branch_delete(Requests& requests, Reader reader, RequestKey key) {
-    const std::string ref = reader.text("target");
-    const bool force = reader.flag("force");
+    BranchDeleteRequest wanted;
+    wanted.ref = reader.text("target");
+    wanted.force = reader.flag("force");
+    wanted.recursive = reader.flag("recursive");
+    wanted.purge = reader.flag("purge");
     reader.finish();
-    co_return co_await requests.branch_delete(ref, force, std::move(key));
+    co_return co_await requests.branch_delete(std::move(wanted), std::move(key));
 }
 
-asio::awaitable<jobs::Job> control(Requests& requests, std::string operation, Reader reader,
-                                   RequestKey key) {
+asio::awaitable<jobs::Job> branch_sync(Requests& requests, Reader reader, RequestKey key) {
+    const std::string ref = reader.text("target");
+    const bool fast = reader.flag("fast");
+    reader.finish();
+    co_return co_await requests.branch_sync(ref, fast, std::move(key));
+}
+
+asio::awaitable<jobs::Job> branch_promote(Requests& requests, Reader reader, RequestKey key) {
+    const std::string ref = reader.text("target");
+    const std::string old_name = reader.optional_text("old-name");
+    reader.finish();
+    co_return co_await requests.branch_promote(ref, old_name, std::move(key));
+}
+
+asio::awaitable<jobs::Job> undo_delete(Requests& requests, Reader reader, RequestKey key) {
+    const std::string what = reader.text("target");
+    const std::string as = reader.optional_text("as");
+    reader.finish();
+    co_return co_await requests.undo_delete(what, as, std::move(key));
+}
+
+asio::awaitable<jobs::Job> trash_purge(Requests& requests, Reader reader, RequestKey key) {
+    const std::string what = reader.optional_text("target");
+    const bool all = reader.flag("all");
+    reader.finish();
+    if (all == !what.empty()) {
+        throw Error(ErrorKind::kInvalid, "parameter_missing",
+                    "trash-purge needs the parameter target, or all=true",
+                    all ? "both were given" : "neither was given",
+                    "add --param target=…, or --param all=true");
+    }
+    co_return co_await requests.trash_purge(what, std::move(key));
+}
+
+asio::awaitable<jobs::Job> snapshot(Requests& requests, Reader reader, RequestKey key) {
+    const std::string ref = reader.text("target");
+    const std::string label = reader.optional_text("label");
+    reader.finish();
+    co_return co_await requests.snapshot(ref, label, "user", std::move(key));
+}
+
+asio::awaitable<jobs::Job> snapshot_delete(Requests& requests, Reader reader, RequestKey key) {
+    const std::string id = reader.text("target");
+    const bool force = reader.flag("force");
+    reader.finish();
+    co_return co_await requests.snapshot_delete(id, force, std::move(key));
+}
+
+asio::awaitable<jobs::Job> password_rotate(Requests& requests, Reader reader, RequestKey key) {
+    const std::string ref = reader.text("target");
+    reader.finish();
+    co_return co_await requests.password_rotate(ref, std::move(key));
+}
+
+using Submit = asio::awaitable<jobs::Job> (*)(Requests& requests, Reader reader, RequestKey key);
+
+template <const char* Operation>
+asio::awaitable<jobs::Job> control(Requests& requests, Reader reader, RequestKey key) {
     const std::string ref = reader.text("target");
     const bool force = reader.flag("force");
     reader.finish();
-    co_return co_await requests.control(std::move(operation), ref, force, std::move(key));
+    co_return co_await requests.control(Operation, ref, force, std::move(key));
 }
+
+constexpr char kStart[] = "start";
+constexpr char kStop[] = "stop";
+constexpr char kRestart[] = "restart";
+
+constexpr std::pair<std::string_view, Submit> kOperations[] = {
+    {"db-create", db_create},
+    {"db-delete", db_delete},
+    {"branch-create", branch_create},
+    {"branch-sync", branch_sync},
+    {"branch-promote", branch_promote},
+    {"branch-delete", branch_delete},
+    {"undo-delete", undo_delete},
+    {"snapshot", snapshot},
+    {"snapshot-delete", snapshot_delete},
+    {kStart, control<kStart>},
+    {kStop, control<kStop>},
+    {kRestart, control<kRestart>},
+    {"password-rotate", password_rotate},
+    {"trash-purge", trash_purge},
+};
 
 }  // namespace
 
 asio::awaitable<jobs::Job> submit(Requests& requests, std::string operation, Parameters parameters,
                                   RequestKey key) {
-    Reader reader(operation, std::move(parameters));
-    if (operation == "db-create") return db_create(requests, std::move(reader), std::move(key));
-    if (operation == "db-delete") return db_delete(requests, std::move(reader), std::move(key));
-    if (operation == "branch-create") {
-        return branch_create(requests, std::move(reader), std::move(key));
-    }
-    if (operation == "branch-delete") {
-        return branch_delete(requests, std::move(reader), std::move(key));
-    }
-    if (operation == "start" || operation == "stop" || operation == "restart") {
-        return control(requests, std::move(operation), std::move(reader), std::move(key));
+    std::vector<std::string_view> names;
+    for (const auto& [name, how] : kOperations) {
+        names.push_back(name);
+        if (name == operation) {
+            return how(requests, Reader(operation, std::move(parameters)), std::move(key));
+        }
     }
     throw Error(ErrorKind::kInvalid, "operation_unknown",
                 fmt::format("there is no operation \"{}\"", log::printable(operation)),
-                "there are db-create, db-delete, branch-create, branch-delete, start, stop and "
-                "restart",
-                "correct its name");
+                fmt::format("there are {}", fmt::join(names, ", ")), "correct its name");
 }
 
 }  // namespace bpg::operations

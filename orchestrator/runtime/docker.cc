@@ -12,7 +12,9 @@
 #include <boost/asio/use_awaitable.hpp>
 #include <cerrno>
 #include <ctime>
+#include <limits>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <utility>
 
 #include "orchestrator/base/id.h"
@@ -45,9 +47,23 @@ constexpr milliseconds kStartDeadline{120'000};
 /// How long to give way to another attempt at the same start.
 constexpr milliseconds kRivalPatience{30'000};
 constexpr std::size_t kTailMax = 16 * 1024;
+constexpr std::size_t kPieceMax = 4 << 20;
+constexpr std::string_view kTimeMark = "time:";
 constexpr std::size_t kLastWords = 200;  // lines
 constexpr std::size_t kListMax = 64 << 20;
 constexpr std::size_t kInitLogLines = 100;
+
+/// "2025-10-07T14:30:00.123456789Z", as dockerd writes it, in the form it takes:
+/// "1759847400.123456789".
+std::string unix_time_of(const std::string& time) {
+    std::tm parts{};
+    const char* rest = ::strptime(time.c_str(), "%Y-%m-%dT%H:%M:%S", &parts);
+    if (rest == nullptr) return "0";
+    std::string fraction(rest);
+    while (!fraction.empty() && (fraction.back() < '0' || fraction.back() > '9'))
+        fraction.pop_back();
+    return std::to_string(::timegm(&parts)) + fraction;
+}
 
 json parsed(const std::string& text) {
     auto value = json::parse(text, nullptr, /*allow_exceptions=*/false);
@@ -312,7 +328,7 @@ asio::awaitable<void> DockerRuntime::start(const InstanceSpec& spec) {
 /// Why an instance ended is in its container's log, which goes with the container.
 asio::awaitable<void> DockerRuntime::keep_last_words(std::string id, InstanceSpec spec) {
     if (spec.log_path.empty()) co_return;
-    const std::string words = co_await read_log(std::move(id), kLastWords);
+    const std::string words = co_await last_words(std::move(id), kLastWords);
     if (words.empty()) co_return;
     auto work = [&spec, &words] {
         begin_log(spec.log_path, spec.branch_id);
@@ -548,7 +564,7 @@ asio::awaitable<DockerRuntime::Exit> DockerRuntime::run_to_end(std::string id,
         if (co_await wait_for_end(id, deadline)) {
             const auto ended = co_await look_at(id);
             exit.code = ended ? ended->exit_code : -1;
-            exit.log = co_await read_log(id, kInitLogLines);
+            exit.log = co_await last_words(id, kInitLogLines);
         } else {
             failure =
                 Error(ErrorKind::kTimeout, "container_timed_out", "a container did not end in time",
@@ -703,10 +719,46 @@ asio::awaitable<std::string> DockerRuntime::log_tail(const InstanceRef& instance
                                                      std::size_t lines) {
     const auto found = co_await find(instance);
     if (!found) co_return "";
-    co_return co_await read_log(found->id, lines);
+    co_return co_await last_words(found->id, lines);
 }
 
-asio::awaitable<std::string> DockerRuntime::read_log(std::string id, std::size_t lines) {
+/// A container's log is asked for by time: what has the time of the last line, or an earlier one,
+/// is known. That of one that is gone is in the file where its last words were kept.
+asio::awaitable<LogPiece> DockerRuntime::read_log(const InstanceRef& instance, std::string from,
+                                                  std::size_t lines) {
+    const auto found = co_await find(instance);
+    if (!found) {
+        auto work = [log_path = instance.log_path, from = std::move(from), lines] {
+            return read_log_piece(log_path, from, lines);
+        };
+        co_return co_await pool_.run(std::move(work));
+    }
+    const bool goes_on = from.starts_with(kTimeMark);
+    const std::string since = goes_on ? from.substr(kTimeMark.size()) : "";
+    LogCollector collector(goes_on ? kPieceMax : kTailMax);
+    DockerRequest request;
+    request.target = fmt::format("/containers/{}/logs?stdout=1&stderr=1&timestamps=1&{}", found->id,
+                                 goes_on ? "since=" + unix_time_of(since)
+                                         : fmt::format("tail={}", std::max<std::size_t>(lines, 1)));
+    request.deadline = settings_.deadline;
+    DockerSink sink;
+    sink.received = [&](std::string_view piece) { collector.feed(piece); };
+    const DockerAnswer answer = co_await wire_.stream(std::move(request), std::move(sink));
+    if (answer.status == 404) co_return LogPiece{"", from};
+    if (!answer.ok()) throw docker_refused("show the log of " + found->id, answer);
+    LogPiece piece{"", from.empty() ? std::string(kTimeMark) : from};
+    std::stringstream stream(collector.tail(std::numeric_limits<std::size_t>::max()));
+    for (std::string line; std::getline(stream, line);) {
+        const auto space = line.find(' ');
+        const std::string time = line.substr(0, space);
+        if (space == std::string::npos || (goes_on && time <= since)) continue;
+        piece.text += line.substr(space + 1) + "\n";
+        piece.next = std::string(kTimeMark) + time;
+    }
+    co_return piece;
+}
+
+asio::awaitable<std::string> DockerRuntime::last_words(std::string id, std::size_t lines) {
     if (lines == 0) co_return "";
     LogCollector collector(kTailMax);
     DockerRequest request;

@@ -72,6 +72,8 @@ class DockerRuntime final : public Runtime {
     asio::awaitable<InstanceStatus> inspect(const InstanceRef& instance) override;
     asio::awaitable<void> wait_until_gone(const InstanceRef& instance) override;
     asio::awaitable<std::string> log_tail(const InstanceRef& instance, std::size_t lines) override;
+    asio::awaitable<LogPiece> read_log(const InstanceRef& instance, std::string from,
+                                       std::size_t lines) override;
 
     /// Removes the networks and the firewall rule; remove() does it with the last instance.
     asio::awaitable<void> remove_networks();
@@ -168,7 +170,7 @@ class DockerRuntime final : public Runtime {
     asio::awaitable<void> remove_container(std::string id);
     asio::awaitable<bool> wait_for_end(std::string id, std::chrono::milliseconds timeout);
     asio::awaitable<void> send_signal(std::string id, std::string signal);
-    asio::awaitable<std::string> read_log(std::string id, std::size_t lines);
+    asio::awaitable<std::string> last_words(std::string id, std::size_t lines);
     asio::awaitable<Exit> run_to_end(std::string id, std::chrono::milliseconds deadline);
 
     // docker_engine.cc

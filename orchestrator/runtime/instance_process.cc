@@ -14,6 +14,7 @@
 #include <array>
 #include <cerrno>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -28,6 +29,7 @@ namespace {
 
 constexpr off_t kLogMax = 16 << 20;
 constexpr std::size_t kTailMax = 16 * 1024;
+constexpr off_t kPieceMax = 64 << 10;
 constexpr std::string_view kStartMark = "=== bpgd starts ";
 
 std::string branch_argument(const std::string& branch_id) {
@@ -272,6 +274,37 @@ std::string last_lines(std::string_view text, std::size_t lines) {
     }
     if (begin > 0) ++begin;
     return std::string(text.substr(begin));
+}
+
+LogPiece read_log_piece(const std::filesystem::path& log_path, const std::string& from,
+                        std::size_t lines) {
+    const UniqueFd log(::open(log_path.c_str(), O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC));
+    if (!log) {
+        if (errno == ENOENT) return {"", "file:0:0"};
+        throw errno_error("open " + log_path.native(), errno);
+    }
+    struct stat facts{};
+    if (::fstat(log.get(), &facts) != 0) throw errno_error("look at " + log_path.native(), errno);
+    unsigned long long inode = 0;
+    long long offset = 0;
+    const bool goes_on = std::sscanf(from.c_str(), "file:%llu:%lld", &inode, &offset) == 2 &&
+                         (inode == facts.st_ino || inode == 0) && offset <= facts.st_size;
+    if (!goes_on) offset = from.empty() ? std::max<off_t>(0, facts.st_size - kPieceMax) : 0;
+    std::string text(kPieceMax, '\0');
+    const ssize_t got = ::pread(log.get(), text.data(), text.size(), offset);
+    if (got < 0) throw errno_error("read " + log_path.native(), errno);
+    text.resize(static_cast<std::size_t>(got));
+    const bool is_full = got == kPieceMax;
+    const auto end = text.rfind('\n');
+    if (end != std::string::npos) {
+        text.resize(end + 1);
+    } else if (!is_full) {
+        text.clear();  // no line is whole yet
+    }
+    const std::string next =
+        fmt::format("file:{}:{}", facts.st_ino, offset + static_cast<long long>(text.size()));
+    if (from.empty() && offset > 0) text.erase(0, text.find('\n') + 1);
+    return {from.empty() ? last_lines(text, lines) : std::move(text), next};
 }
 
 std::string read_log_tail(const std::filesystem::path& log_path, std::size_t lines) {

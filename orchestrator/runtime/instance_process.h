@@ -51,6 +51,9 @@ std::string last_lines(std::string_view text, std::size_t lines);
 void begin_log(const std::filesystem::path& log_path, const std::string& branch_id);
 void append_log(const std::filesystem::path& log_path, const std::string& text);
 /// What stands after the newest mark, at most `lines` and 16 KiB.
+/// See Runtime::read_log(). A log that was begun anew since is read from its start.
+LogPiece read_log_piece(const std::filesystem::path& log_path, const std::string& from,
+                        std::size_t lines);
 std::string read_log_tail(const std::filesystem::path& log_path, std::size_t lines);
 
 }  // namespace bpg::runtime

@@ -395,4 +395,12 @@ asio::awaitable<std::string> ProcessRuntime::log_tail(const InstanceRef& instanc
     co_return co_await pool_.run(std::move(work));
 }
 
+asio::awaitable<LogPiece> ProcessRuntime::read_log(const InstanceRef& instance, std::string from,
+                                                   std::size_t lines) {
+    auto work = [log_path = instance.log_path, from = std::move(from), lines] {
+        return read_log_piece(log_path, from, lines);
+    };
+    co_return co_await pool_.run(std::move(work));
+}
+
 }  // namespace bpg::runtime

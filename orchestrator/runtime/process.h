@@ -51,6 +51,8 @@ class ProcessRuntime final : public Runtime {
     asio::awaitable<InstanceStatus> inspect(const InstanceRef& instance) override;
     asio::awaitable<void> wait_until_gone(const InstanceRef& instance) override;
     asio::awaitable<std::string> log_tail(const InstanceRef& instance, std::size_t lines) override;
+    asio::awaitable<LogPiece> read_log(const InstanceRef& instance, std::string from,
+                                       std::size_t lines) override;
 
   private:
     /// A process that cannot be mistaken for a later one with its pid.

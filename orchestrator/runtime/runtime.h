@@ -98,6 +98,12 @@ struct InitSpec {
     std::string locale;  ///< e.g. "C.UTF-8"
 };
 
+/// A piece of an instance's log.
+struct LogPiece {
+    std::string text;  ///< whole lines
+    std::string next;  ///< where the next piece begins, for read_log()
+};
+
 class Runtime {
   public:
     virtual ~Runtime() = default;
@@ -141,6 +147,10 @@ class Runtime {
     /// The last lines an instance wrote since its newest start, at most `lines` and 16 KiB.
     virtual asio::awaitable<std::string> log_tail(const InstanceRef& instance,
                                                   std::size_t lines) = 0;
+    /// What it wrote since `from`, the end of an earlier piece, some 64 KiB of it; the last `lines`
+    /// lines when `from` is empty.
+    virtual asio::awaitable<LogPiece> read_log(const InstanceRef& instance, std::string from,
+                                               std::size_t lines) = 0;
 };
 
 }  // namespace bpg::runtime

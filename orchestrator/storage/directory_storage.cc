@@ -170,6 +170,28 @@ void DirectoryStorage::destroy_now(const std::string& volume, const std::string&
     }
 }
 
+asio::awaitable<void> DirectoryStorage::set_ref(const std::string& volume,
+                                                const std::string& owner_id,
+                                                const std::string& ref) {
+    check_volume_name(volume);
+    auto work = [&] { set_ref_now(volume, owner_id, ref); };
+    co_await pool_.run(work);
+}
+
+void DirectoryStorage::set_ref_now(const std::string& volume, const std::string& owner_id,
+                                   const std::string& ref) const {
+    const Opened opened = open_root();
+    auto found = root_.identity(opened.root.get(), volume);
+    if (!found || found->ref == ref) return;
+    if (found->id != owner_id) {
+        VolumeRoot::throw_foreign(volume,
+                                  fmt::format("it belongs to {} ({})", found->ref, found->id));
+    }
+    found->ref = ref;
+    const UniqueFd place = root_.open_volume(opened.root.get(), volume);
+    if (place) write_identity(place.get(), *found);
+}
+
 asio::awaitable<Usage> DirectoryStorage::usage(const std::string& volume) {
     check_volume_name(volume);
     auto work = [&] {

@@ -29,6 +29,8 @@ class DirectoryStorage : public Storage {
     asio::awaitable<void> finish_copy(const std::string& volume, const Identity& identity) override;
     asio::awaitable<void> destroy_volume(const std::string& volume,
                                          const std::string& owner_id) override;
+    asio::awaitable<void> set_ref(const std::string& volume, const std::string& owner_id,
+                                  const std::string& ref) override;
     asio::awaitable<Usage> usage(const std::string& volume) override;
     asio::awaitable<Space> space() override;
     asio::awaitable<std::uint64_t> free_bytes(std::uint64_t enough) override;
@@ -83,6 +85,8 @@ class DirectoryStorage : public Storage {
                                          const Identity& identity, const CopyPlan& plan) const;
     void finish_copy_now(const std::string& volume, const Identity& identity) const;
     void destroy_now(const std::string& volume, const std::string& owner_id) const;
+    void set_ref_now(const std::string& volume, const std::string& owner_id,
+                     const std::string& ref) const;
 
     std::string driver_;
     VolumeRoot root_;

@@ -127,6 +127,10 @@ class Storage {
     /// others without their volume (zfs): the caller destroys them first.
     virtual asio::awaitable<void> destroy_volume(const std::string& volume,
                                                  const std::string& owner_id) = 0;
+    /// Writes another `ref` into the identity of a volume: its branch was renamed. Refuses
+    /// (`volume_foreign`) what does not carry `owner_id`; success when nothing is there.
+    virtual asio::awaitable<void> set_ref(const std::string& volume, const std::string& owner_id,
+                                          const std::string& ref) = 0;
     /// Success when nothing is there. Never destroys anything that hangs on it: kConflict
     /// `snapshot_has_clones` where clones need it (zfs).
     virtual asio::awaitable<void> destroy_snapshot(const SnapshotRef& snapshot) = 0;

@@ -102,6 +102,12 @@ asio::awaitable<void> ZfsStorage::destroy_snapshot(const SnapshotRef& snapshot) 
     co_await patiently(work);
 }
 
+asio::awaitable<void> ZfsStorage::set_ref(const std::string& volume, const std::string& owner_id,
+                                          const std::string& ref) {
+    const std::function<void()> work = [&] { volumes_.set_ref(volume, owner_id, ref); };
+    co_await patiently(work);
+}
+
 asio::awaitable<Usage> ZfsStorage::usage(const std::string& volume) {
     Usage result;
     const std::function<void()> work = [&] { result = volumes_.usage(volume); };

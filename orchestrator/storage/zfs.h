@@ -44,6 +44,8 @@ class ZfsStorage final : public Storage {
                                          const std::string& owner_id) override;
     /// kConflict `snapshot_has_clones` naming them, `snapshot_foreign`.
     asio::awaitable<void> destroy_snapshot(const SnapshotRef& snapshot) override;
+    asio::awaitable<void> set_ref(const std::string& volume, const std::string& owner_id,
+                                  const std::string& ref) override;
     asio::awaitable<Usage> usage(const std::string& volume) override;
     asio::awaitable<Space> space() override;
     asio::awaitable<std::uint64_t> free_bytes(std::uint64_t enough) override;

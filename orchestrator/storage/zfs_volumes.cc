@@ -379,6 +379,21 @@ void ZfsVolumes::destroy(const std::string& volume, const std::string& owner_id)
     remove_mountpoint(volume);
 }
 
+void ZfsVolumes::set_ref(const std::string& volume, const std::string& owner_id,
+                         const std::string& ref) const {
+    const std::string name = dataset(volume);
+    auto found = owner(look({name}), volume);
+    if (!found || found->ref == ref) return;
+    if (found->id != owner_id) {
+        VolumeRoot::throw_foreign(volume,
+                                  fmt::format("it belongs to {} ({})", found->ref, found->id));
+    }
+    found->ref = ref;
+    check_identity(*found);
+    const ZfsAnswer answer = command_.zfs({"set", fmt::format("{}={}", kZfsRef, ref), name});
+    if (!answer.ok()) throw zfs_error(fmt::format("rename the volume {}", volume), answer);
+}
+
 void ZfsVolumes::remove_mountpoint(const std::string& volume) const {
     if (::rmdir(volume_path(volume).c_str()) == 0 || errno == ENOENT) return;
     if (errno == ENOTEMPTY || errno == EEXIST) {

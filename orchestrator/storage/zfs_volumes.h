@@ -60,6 +60,8 @@ class ZfsVolumes {
     void clone(const SnapshotRef& snapshot, const std::string& volume,
                const Identity& identity) const;
     void destroy(const std::string& volume, const std::string& owner_id) const;
+    void set_ref(const std::string& volume, const std::string& owner_id,
+                 const std::string& ref) const;
     void destroy_snapshot(const SnapshotRef& snapshot) const;
     Usage usage(const std::string& volume) const;
     Space space() const;

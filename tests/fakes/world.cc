@@ -116,6 +116,13 @@ class FakeStorage final : public storage::Storage {
         world_.snapshots.erase({snapshot.volume, snapshot.id});
         co_return;
     }
+    asio::awaitable<void> set_ref(const std::string& volume, const std::string& owner_id,
+                                  const std::string& ref) override {
+        const auto found = world_.volumes.find(volume);
+        if (found == world_.volumes.end()) co_return;
+        world_.expect(found->second.identity.id == owner_id, "a foreign volume was renamed");
+        found->second.identity.ref = ref;
+    }
     asio::awaitable<storage::Usage> usage(const std::string&) override {
         co_return storage::Usage{};
     }
@@ -196,6 +203,10 @@ class FakeRuntime final : public runtime::Runtime {
     asio::awaitable<void> wait_until_gone(const runtime::InstanceRef&) override { co_return; }
     asio::awaitable<std::string> log_tail(const runtime::InstanceRef&, std::size_t) override {
         co_return std::string();
+    }
+    asio::awaitable<runtime::LogPiece> read_log(const runtime::InstanceRef&, std::string,
+                                                std::size_t) override {
+        co_return runtime::LogPiece{};
     }
 
   private:

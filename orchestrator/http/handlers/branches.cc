@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include "orchestrator/base/error.h"
+#include "orchestrator/base/log.h"
 #include "orchestrator/base/offload.h"
+#include "orchestrator/base/signal.h"
 #include "orchestrator/http/render.h"
 #include "orchestrator/operations/branch_create.h"
+#include "orchestrator/operations/instances.h"
 
 namespace bpg::http {
 namespace {
@@ -57,10 +60,14 @@ asio::awaitable<Response> create(ApiServices& api, Request request, operations::
     wanted.ref = fields.text("ref");
     wanted.from = fields.optional_text("from").value_or("");
     wanted.fast = fields.flag("fast");
+    wanted.snapshot = fields.optional_text("snapshot").value_or("");
+    wanted.ttl = fields.optional_duration("ttl");
+    if (wanted.ttl && wanted.ttl->count() == 0) wanted.ttl.reset();
+    wanted.stopped = fields.flag("stopped");
     const bool if_not_exists = fields.flag("if_not_exists");
     fields.finish();
     catalog::split_ref(wanted.ref);
-    if (!wanted.from.empty()) catalog::split_ref(wanted.from);
+    if (wanted.from.find('/') != std::string::npos) catalog::split_ref(wanted.from);
     if (if_not_exists) {
         auto existing = co_await answer_existing(api, request, wanted.ref, wanted.from);
         if (existing) co_return std::move(*existing);
@@ -88,9 +95,121 @@ asio::awaitable<Response> get(ApiServices& api, Request request) {
 
 asio::awaitable<Response> remove(ApiServices& api, Request request, operations::RequestKey key) {
     Fields(request, Fields::Body::kOptional).finish();
-    const bool force = query_flag(request, "force");
-    jobs::Job job = co_await api.requests.branch_delete(ref_of(request), force, key);
+    operations::BranchDeleteRequest wanted;
+    wanted.ref = ref_of(request);
+    wanted.force = query_flag(request, "force");
+    wanted.recursive = query_flag(request, "recursive");
+    wanted.purge = query_flag(request, "purge");
+    if (query_flag(request, "dry_run")) {
+        co_return json_response(200, api.requests.plan_branch_delete(wanted));
+    }
+    jobs::Job job = co_await api.requests.branch_delete(std::move(wanted), key);
     co_return co_await job_response(api, std::move(request), std::move(job));
+}
+
+asio::awaitable<Response> sync(ApiServices& api, Request request, operations::RequestKey key) {
+    Fields fields(request, Fields::Body::kOptional);
+    const bool fast = fields.flag("fast");
+    const bool is_dry_run = fields.flag("dry_run");
+    fields.finish();
+    const std::string ref = ref_of(request);
+    if (is_dry_run) co_return json_response(200, api.requests.plan_branch_sync(ref, fast));
+    jobs::Job job = co_await api.requests.branch_sync(ref, fast, key);
+    co_return co_await job_response(api, std::move(request), std::move(job));
+}
+
+asio::awaitable<Response> promote(ApiServices& api, Request request, operations::RequestKey key) {
+    Fields fields(request, Fields::Body::kOptional);
+    const std::string old_name = fields.optional_text("old_name").value_or("");
+    const bool is_dry_run = fields.flag("dry_run");
+    fields.finish();
+    const std::string ref = ref_of(request);
+    if (is_dry_run) {
+        co_return json_response(200, api.requests.plan_branch_promote(ref, old_name));
+    }
+    jobs::Job job = co_await api.requests.branch_promote(ref, old_name, key);
+    co_return co_await job_response(api, std::move(request), std::move(job));
+}
+
+asio::awaitable<Response> rename(ApiServices& api, Request request, operations::RequestKey key) {
+    Fields fields(request, Fields::Body::kNeeded);
+    const std::string name = fields.text("name");
+    fields.finish();
+    const std::string id = api.catalog.branch(ref_of(request)).id;
+    co_await api.requests.branch_rename(ref_of(request), name, key);
+    co_return json_response(200, branch_json(api.catalog, *api.catalog.branch_by_id(id)));
+}
+
+asio::awaitable<Response> rotate_password(ApiServices& api, Request request,
+                                          operations::RequestKey key) {
+    Fields(request, Fields::Body::kOptional).finish();
+    jobs::Job job = co_await api.requests.password_rotate(ref_of(request), key);
+    co_return co_await job_response(api, std::move(request), std::move(job));
+}
+
+/// "port" is a number, or "auto".
+std::optional<int> port_field(Fields& fields, const json& body) {
+    const auto found = body.find("port");
+    if (found != body.end() && found->is_string()) {
+        const auto text = fields.optional_text("port");
+        if (*text == "auto") return 0;
+        throw Error(ErrorKind::kInvalid, "field_invalid",
+                    "\"" + log::printable(*text) + "\" is no port", "it takes a number, or auto",
+                    "send a number");
+    }
+    const auto number = fields.optional_number("port");
+    if (!number) return std::nullopt;
+    if (*number >= 1 && *number <= 65535) return static_cast<int>(*number);
+    throw Error(ErrorKind::kInvalid, "field_invalid", fmt::format("{} is no port", *number),
+                "ports are 1 to 65535", "send another number, or \"auto\"");
+}
+
+asio::awaitable<Response> change(ApiServices& api, Request request, operations::RequestKey key) {
+    Fields fields(request, Fields::Body::kNeeded);
+    operations::BranchChanges changes;
+    changes.is_protected = fields.optional_flag("protected");
+    changes.ttl = fields.optional_duration("ttl");
+    changes.port = port_field(fields, json::parse(request.body));
+    changes.settings = fields.texts("pg");
+    fields.finish();
+    const std::string id = api.catalog.branch(ref_of(request)).id;
+    auto job = co_await api.requests.branch_set(ref_of(request), std::move(changes), key);
+    if (job) co_return co_await job_response(api, std::move(request), std::move(*job));
+    co_return json_response(200, branch_json(api.catalog, *api.catalog.branch_by_id(id)));
+}
+
+constexpr std::chrono::milliseconds kLookAtLog{300};
+
+/// The log of a branch's PostgreSQL; with `follow` for as long as the reader listens.
+asio::awaitable<void> send_log(ApiServices& api, std::string branch_id, std::size_t lines,
+                               bool follow, StreamWriter& writer) {
+    const operations::Instances instances(api.services);
+    std::string from;
+    while (true) {
+        const catalog::Branch* branch = api.catalog.branch_by_id(branch_id);
+        if (branch == nullptr) co_return;
+        const runtime::InstanceRef instance = instances.ref(*branch);
+        runtime::LogPiece piece = co_await api.services.runtime.read_log(instance, from, lines);
+        from = std::move(piece.next);
+        const bool had_some = !piece.text.empty();
+        if (had_some && !co_await writer.write(std::move(piece.text))) co_return;
+        if (!follow) co_return;
+        if (!had_some) co_await pause_for(kLookAtLog);
+    }
+}
+
+asio::awaitable<Response> logs(ApiServices& api, Request request) {
+    constexpr std::size_t kLinesMax = 10'000;
+    constexpr std::size_t kLinesUsual = 200;
+    const std::string id = api.catalog.branch(ref_of(request)).id;
+    const bool follow = query_flag(request, "follow");
+    const std::size_t lines = query_number(request, "lines", 1, kLinesMax, kLinesUsual);
+    Response response;
+    response.content_type = "text/plain; charset=utf-8";
+    response.stream = [&api, id, lines, follow](StreamWriter& writer) {
+        return send_log(api, id, lines, follow, writer);
+    };
+    co_return response;
 }
 
 asio::awaitable<Response> control(ApiServices& api, Request request, operations::RequestKey key,
@@ -124,7 +243,7 @@ asio::awaitable<Response> credentials(ApiServices& api, Request request) {
     const catalog::Branch branch = api.catalog.branch(ref_of(request));
     const SecretStore& secrets = api.services.secrets;
     const auto password = co_await api.services.pool.run(
-        [&secrets, &branch] { return secrets.find_password(branch.id); });
+        [&secrets, &branch] { return secrets.find_password(branch.password()); });
     if (!password) {
         throw Error(ErrorKind::kConflict, "password_missing",
                     fmt::format("\"{}\" has no password yet", ref_of(request)),
@@ -150,7 +269,13 @@ void add_branch_routes(Router& router, ApiServices& api) {
     add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/start", start);
     add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/stop", stop);
     add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/restart", restart);
+    add_mutation(router, api, "PATCH", "/v1/branches/{db}/{br}", change);
+    add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/sync", sync);
+    add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/promote", promote);
+    add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/rename", rename);
+    add_mutation(router, api, "POST", "/v1/branches/{db}/{br}/rotate-password", rotate_password);
     add_route(router, api, "GET", "/v1/branches/{db}/{br}/credentials", credentials);
+    add_route(router, api, "GET", "/v1/branches/{db}/{br}/logs", logs);
 }
 
 }  // namespace bpg::http

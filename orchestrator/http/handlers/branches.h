@@ -1,4 +1,5 @@
-// The branches of the API: create, list, look at, delete, start, stop, restart, credentials.
+// The branches of the API: create, list, look at, change, delete, and all
+// that is done with one.
 #pragma once
 
 #include "orchestrator/http/handlers/register.h"

@@ -53,12 +53,22 @@ asio::awaitable<Response> remove(ApiServices& api, Request request, operations::
     co_return co_await job_response(api, std::move(request), std::move(job));
 }
 
+asio::awaitable<Response> change(ApiServices& api, Request request, operations::RequestKey key) {
+    Fields fields(request, Fields::Body::kNeeded);
+    const std::string name = fields.text("name");
+    fields.finish();
+    const std::string id = api.catalog.database(request.param("db")).id;
+    co_await api.requests.db_rename(request.param("db"), name, key);
+    co_return json_response(200, database_json(api.catalog, *api.catalog.database_by_id(id)));
+}
+
 }  // namespace
 
 void add_database_routes(Router& router, ApiServices& api) {
     add_mutation(router, api, "POST", "/v1/databases", create);
     add_route(router, api, "GET", "/v1/databases", list);
     add_route(router, api, "GET", "/v1/databases/{db}", get);
+    add_mutation(router, api, "PATCH", "/v1/databases/{db}", change);
     add_mutation(router, api, "DELETE", "/v1/databases/{db}", remove);
 }
 

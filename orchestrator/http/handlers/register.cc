@@ -8,11 +8,14 @@
 #include <charconv>
 
 #include "orchestrator/base/error.h"
+#include "orchestrator/base/log.h"
 #include "orchestrator/http/handlers/branches.h"
 #include "orchestrator/http/handlers/databases.h"
 #include "orchestrator/http/handlers/jobs.h"
 #include "orchestrator/http/handlers/pauses.h"
+#include "orchestrator/http/handlers/snapshots.h"
 #include "orchestrator/http/handlers/status.h"
+#include "orchestrator/http/handlers/trash.h"
 #include "orchestrator/http/problem.h"
 #include "orchestrator/http/render.h"
 #include "orchestrator/http/wire.h"
@@ -125,6 +128,9 @@ operations::RequestKey request_key(const Request& request) {
 
 asio::awaitable<Response> answer_once(ApiServices& api, Mutation handler, Request request) {
     const operations::RequestKey key = request_key(request);
+    if (const auto answer = api.queue.find_answer(key)) {
+        co_return changed_response(api, *answer);
+    }
     if (const auto known = api.queue.find_by_key(key)) {
         co_return co_await job_response(api, std::move(request), *known);
     }
@@ -138,6 +144,8 @@ void register_api(Router& router, ApiServices& api) {
     add_branch_routes(router, api);
     add_job_routes(router, api);
     add_pause_routes(router, api);
+    add_snapshot_routes(router, api);
+    add_trash_routes(router, api);
     add_status_routes(router, api);
 }
 
@@ -195,8 +203,33 @@ std::string Fields::text(const std::string& name) {
 }
 
 bool Fields::flag(const std::string& name) {
+    return optional_flag(name).value_or(false);
+}
+
+std::optional<std::int64_t> Fields::optional_number(const std::string& name) {
     const json* value = take(name);
-    if (value == nullptr) return false;
+    if (value == nullptr) return std::nullopt;
+    if (value->is_number_integer()) return value->get<std::int64_t>();
+    throw field_error(
+        "field_invalid", name,
+        fmt::format("\"{}\" takes a whole number, not a {}", name, value->type_name()),
+        "send a number, or leave it out");
+}
+
+std::optional<std::chrono::milliseconds> Fields::optional_duration(const std::string& name) {
+    const auto text = optional_text(name);
+    if (!text) return std::nullopt;
+    if (*text == "none") return std::chrono::milliseconds(0);
+    const auto parsed = parse_duration(*text);
+    if (parsed && parsed->count() > 0) return parsed;
+    throw field_error("field_invalid", name,
+                      fmt::format("\"{}\" is no duration", log::printable(*text)),
+                      "a duration is a number with ms, s, m, h, d or w, like 7d, or none");
+}
+
+std::optional<bool> Fields::optional_flag(const std::string& name) {
+    const json* value = take(name);
+    if (value == nullptr) return std::nullopt;
     if (value->is_boolean()) return value->get<bool>();
     throw field_error("field_invalid", name,
                       fmt::format("\"{}\" takes true or false, not a {}", name, value->type_name()),
@@ -254,6 +287,21 @@ Response json_response(int status, const json& object) {
     response.content_type = kJsonContentType;
     response.body = dump(object);
     return response;
+}
+
+Response changed_response(ApiServices& api, const json& answer) {
+    const catalog::Catalog& catalog = api.catalog;
+    if (const auto* branch = catalog.branch_by_id(answer.value("branch", ""))) {
+        return json_response(200, branch_json(catalog, *branch));
+    }
+    if (const auto* database = catalog.database_by_id(answer.value("database", ""))) {
+        return json_response(200, database_json(catalog, *database));
+    }
+    if (const auto* snapshot = catalog.snapshot_by_id(answer.value("snapshot", ""))) {
+        return json_response(200, snapshot_json(catalog, *snapshot));
+    }
+    throw Error(ErrorKind::kNotFound, "object_gone", "what this request changed is gone",
+                "it was deleted since", "there is nothing to do");
 }
 
 Response list_response(json items) {

@@ -79,6 +79,10 @@ class Fields {
     std::optional<std::string> optional_text(const std::string& name);
     /// False when it is not there.
     bool flag(const std::string& name);
+    std::optional<bool> optional_flag(const std::string& name);
+    std::optional<std::int64_t> optional_number(const std::string& name);
+    /// A text like "7d"; zero for "none". Nothing when it is not there.
+    std::optional<std::chrono::milliseconds> optional_duration(const std::string& name);
     /// Members that are texts, by name; empty when it is not there.
     std::map<std::string, std::string> texts(const std::string& name);
     void finish() const;
@@ -100,6 +104,8 @@ std::uint64_t query_number(const Request& request, const std::string& name, std:
 nlohmann::json show_job(const ApiServices& api, const jobs::Job& job);
 
 Response json_response(int status, const nlohmann::json& object);
+/// The object that a change of records alone was about, as it is now.
+Response changed_response(ApiServices& api, const nlohmann::json& answer);
 Response list_response(nlohmann::json items);
 /// 202 with the job and its Location; with `Prefer: wait=N` (seconds, at most 600) waits for the
 /// job, and answers 200 when it is final by then. A `note` that is not empty goes into the object.

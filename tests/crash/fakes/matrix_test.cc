@@ -149,20 +149,35 @@ class Life {
 
 using Submit = std::function<asio::awaitable<jobs::Job>(operations::Requests&)>;
 
+operations::BranchCreateRequest create_request(const std::string& ref, const std::string& from,
+                                               bool fast = false) {
+    operations::BranchCreateRequest request;
+    request.ref = ref;
+    request.from = from;
+    request.fast = fast;
+    return request;
+}
+
+operations::BranchDeleteRequest delete_request(const std::string& ref) {
+    operations::BranchDeleteRequest request;
+    request.ref = ref;
+    return request;
+}
+
 asio::awaitable<jobs::Job> create_database(operations::Requests& requests) {
     return requests.db_create({"prod", "", ""}, {});
 }
 asio::awaitable<jobs::Job> create_branch(operations::Requests& requests) {
-    return requests.branch_create({"prod/dev", "prod/main", false}, {});
+    return requests.branch_create(create_request("prod/dev", "prod/main"), {});
 }
 asio::awaitable<jobs::Job> create_fast_branch(operations::Requests& requests) {
-    return requests.branch_create({"prod/dev", "prod/main", true}, {});
+    return requests.branch_create(create_request("prod/dev", "prod/main", true), {});
 }
 asio::awaitable<jobs::Job> stop_main(operations::Requests& requests) {
     return requests.control("stop", "prod/main", false, {});
 }
 asio::awaitable<jobs::Job> delete_branch(operations::Requests& requests) {
-    return requests.branch_delete("prod/dev", false, {});
+    return requests.branch_delete(delete_request("prod/dev"), {});
 }
 asio::awaitable<jobs::Job> delete_database(operations::Requests& requests) {
     return requests.db_delete("prod", true, {});
@@ -172,7 +187,7 @@ asio::awaitable<jobs::Job> delete_database(operations::Requests& requests) {
 asio::awaitable<jobs::Job> create_three(operations::Requests& requests, bool fast) {
     jobs::Job job;
     for (const char* ref : {"prod/dev", "prod/second", "prod/third"}) {
-        const operations::BranchCreateRequest request{ref, "prod/main", fast};
+        const auto request = create_request(ref, "prod/main", fast);
         job = co_await requests.branch_create(request, {});
     }
     co_return job;
@@ -188,7 +203,8 @@ asio::awaitable<jobs::Job> delete_three_branches(operations::Requests& requests)
     jobs::Job job;
     for (const char* ref : {"prod/dev", "prod/second", "prod/third"}) {
         try {
-            job = co_await requests.branch_delete(ref, false, {});
+            const auto request = delete_request(ref);
+            job = co_await requests.branch_delete(request, {});
         } catch (const Error& error) {
             if (error.code() != "branch_not_found") throw;  // gone in the first round
         }

@@ -1,0 +1,220 @@
+#include "orchestrator/operations/destruction.h"
+
+#include <algorithm>
+#include <set>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/operations/shared_snapshots.h"
+
+namespace bpg::operations {
+
+using catalog::Branch;
+using catalog::Snapshot;
+
+std::vector<Doomed> Destruction::doom(catalog::Catalog& catalog, std::vector<Branch> branches,
+                                      const std::string& job_id, jobs::Batch& batch) {
+    std::vector<Doomed> doomed;
+    for (Branch& branch : branches) {
+        doomed.push_back({branch.id, branch.state, branch.should_run});
+        branch.state = catalog::BranchState::kDeleting;
+        branch.should_run = false;
+        branch.last_job = job_id;
+        catalog.put(branch, batch);
+    }
+    return doomed;
+}
+
+asio::awaitable<void> Destruction::remove_instances(std::vector<std::string> branch_ids,
+                                                    bool keep) {
+    for (const std::string& id : branch_ids) {
+        if (services_.catalog.branch_by_id(id) == nullptr) continue;
+        if (keep) {
+            co_await instances_.put_away(id);
+        } else {
+            co_await instances_.remove(id);
+        }
+    }
+}
+
+void Destruction::move_to_trash(const std::vector<Doomed>& doomed, const std::string& item,
+                                const std::string& kind, bool keep, jobs::Batch& batch) const {
+    const WallTime now = services_.clock.now();
+    for (const Doomed& before : doomed) {
+        const Branch* found = services_.catalog.branch_by_id(before.branch_id);
+        if (found == nullptr || found->trash) continue;
+        Branch branch = *found;
+        catalog::Trashed trash;
+        trash.item = item.empty() ? branch.id : item;
+        trash.kind = kind;
+        trash.ref = services_.catalog.ref_of(branch);
+        trash.deleted_at = now;
+        trash.purge_at = keep ? now + services_.settings.trash_keep : now;
+        trash.ran = before.should_run;
+        trash.port = branch.port;
+        branch.trash = std::move(trash);
+        branch.state = catalog::BranchState::kStopped;
+        branch.port = 0;
+        branch.expires_at.reset();
+        branch.warnings.clear();
+        services_.catalog.put(branch, batch);
+    }
+}
+
+asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> branch_ids) {
+    for (const std::string& id : clones_first(branch_ids)) {
+        const Branch* branch = services_.catalog.branch_by_id(id);
+        if (branch == nullptr) continue;
+        const std::string volume = branch->volume;
+        const std::string owner = branch->owner_of_volume();
+        services_.shared_snapshots.release(id);
+        for (const Snapshot& snapshot : snapshots_of({id})) {
+            if (services_.shared_snapshots.is_claimed(snapshot.id)) continue;
+            const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
+            co_await services_.storage.destroy_snapshot(ref);
+        }
+        co_await services_.storage.destroy_volume(volume, owner);
+    }
+}
+
+/// By what their volumes hang on, which is not always their parent: promote changes parents.
+std::vector<std::string> Destruction::clones_first(std::vector<std::string> branch_ids) const {
+    const auto volume_below = [this](const std::string& volume) -> std::string {
+        for (const auto& [id, branch] : services_.catalog.all_branches()) {
+            if (branch.volume != volume) continue;
+            const auto* origin = services_.catalog.snapshot_by_id(branch.created_from.snapshot);
+            return origin == nullptr ? "" : origin->volume;
+        }
+        return "";
+    };
+    std::map<std::string, int> depths;
+    for (const std::string& id : branch_ids) {
+        const Branch* branch = services_.catalog.branch_by_id(id);
+        std::set<std::string> seen;
+        std::string volume = branch == nullptr ? "" : branch->volume;
+        while (!volume.empty() && seen.insert(volume).second)
+            volume = volume_below(volume);
+        depths[id] = static_cast<int>(seen.size());
+    }
+    std::sort(branch_ids.begin(), branch_ids.end(),
+              [&depths](const std::string& one, const std::string& other) {
+                  return std::pair(-depths[one], one) < std::pair(-depths[other], other);
+              });
+    return branch_ids;
+}
+
+std::vector<Snapshot> Destruction::snapshots_of(const std::vector<std::string>& branch_ids) const {
+    std::set<std::string> volumes;
+    for (const std::string& id : branch_ids) {
+        const Branch* branch = services_.catalog.branch_by_id(id);
+        if (branch != nullptr) volumes.insert(branch->volume);
+    }
+    std::vector<Snapshot> found;
+    for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
+        if (volumes.contains(snapshot.volume)) found.push_back(snapshot);
+    }
+    return found;
+}
+
+/// Of what the branches were cut from: several may have shared it, and the last one takes it along.
+std::vector<Snapshot> Destruction::unclaimed_origins() const {
+    std::vector<Snapshot> unclaimed;
+    for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
+        if (snapshot.kind == "origin" && !snapshot.pinned &&
+            !services_.shared_snapshots.is_claimed(id)) {
+            unclaimed.push_back(snapshot);
+        }
+    }
+    return unclaimed;
+}
+
+asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> branch_ids) {
+    std::vector<Snapshot> gone;
+    for (Snapshot& snapshot : snapshots_of(branch_ids)) {
+        const bool is_claimed = services_.shared_snapshots.is_claimed(snapshot.id);
+        if (!is_claimed) gone.push_back(std::move(snapshot));
+    }
+    for (Snapshot& snapshot : unclaimed_origins()) {
+        services_.shared_snapshots.close(snapshot.id);
+        gone.push_back(std::move(snapshot));
+    }
+    destroyed_.clear();
+    for (const Snapshot& snapshot : gone) {
+        const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
+        co_await services_.storage.destroy_snapshot(ref);
+        destroyed_.push_back(snapshot.id);
+    }
+}
+
+void Destruction::forget_snapshots(const std::vector<std::string>& branch_ids,
+                                   jobs::Batch& batch) const {
+    for (const std::string& id : destroyed_)
+        services_.catalog.remove_snapshot(id, batch);
+    for (Snapshot& snapshot : snapshots_of(branch_ids)) {
+        snapshot.kind = "origin";
+        snapshot.pinned = false;
+        services_.catalog.put(snapshot, batch);
+    }
+}
+
+/// Their volumes are gone: they hang on nothing.
+void Destruction::release_origins(const std::vector<std::string>& branch_ids,
+                                  jobs::Batch& batch) const {
+    for (const std::string& id : branch_ids) {
+        const Branch* found = services_.catalog.branch_by_id(id);
+        if (found == nullptr) continue;
+        Branch branch = *found;
+        branch.created_from.snapshot.clear();
+        services_.catalog.put(branch, batch);
+    }
+}
+
+asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_ids) {
+    const SecretStore& secrets = services_.secrets;
+    for (const std::string& id : branch_ids) {
+        const Branch* branch = services_.catalog.branch_by_id(id);
+        if (branch == nullptr) continue;
+        const std::string password = branch->password();
+        const auto& all = services_.catalog.all_branches();
+        const bool is_shared = std::any_of(all.begin(), all.end(), [&](const auto& entry) {
+            return entry.first != id && entry.second.password() == password;
+        });
+        if (!is_shared) {
+            co_await services_.pool.run(
+                [&secrets, &password] { secrets.remove_password(password); });
+        }
+        co_await instances_.remove_log(id);
+    }
+}
+
+void Destruction::forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const {
+    for (const std::string& id : branch_ids)
+        services_.catalog.remove_branch(id, batch);
+}
+
+void Destruction::note_failure(const std::vector<std::string>& branch_ids,
+                               const std::vector<Doomed>& doomed, const ErrorInfo& error,
+                               jobs::Batch& batch) const {
+    if (error.kind == ErrorKind::kCancelled) {
+        for (const Doomed& before : doomed) {
+            const Branch* found = services_.catalog.branch_by_id(before.branch_id);
+            if (found == nullptr || found->trash) continue;
+            Branch branch = *found;
+            branch.state = before.state;
+            branch.should_run = before.should_run;
+            services_.catalog.put(branch, batch);
+        }
+        return;
+    }
+    for (const std::string& id : branch_ids) {
+        const Branch* found = services_.catalog.branch_by_id(id);
+        if (found == nullptr) continue;
+        Branch branch = *found;
+        branch.last_job = context_.job_id();
+        const std::string again =
+            branch.trash ? "; it is tried again" : "; delete it again to go on";
+        branch.warnings = {"deleting it failed: " + error.message + again};
+        services_.catalog.put(branch, batch);
+    }
+}
+
+}  // namespace bpg::operations

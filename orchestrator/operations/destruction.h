@@ -1,0 +1,69 @@
+// What deletes and the emptying of the trash share: moving branches to the trash, and destroying
+// what waits there. Forward only, since what is destroyed does not come back.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "jobs/step.h"
+#include "orchestrator/operations/instances.h"
+#include "orchestrator/operations/services.h"
+
+namespace bpg::operations {
+
+/// What a branch was before it was marked as deleting.
+struct Doomed {
+    std::string branch_id;
+    catalog::BranchState state = catalog::BranchState::kStopped;
+    bool should_run = false;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Doomed, branch_id, state, should_run)
+
+class Destruction {
+  public:
+    static constexpr std::string_view kIrreversible = "what it destroys does not come back";
+
+    /// Marks them; gives back what they were. Called with the submission.
+    static std::vector<Doomed> doom(catalog::Catalog& catalog,
+                                    std::vector<catalog::Branch> branches,
+                                    const std::string& job_id, jobs::Batch& batch);
+
+    Destruction(Services& services, jobs::JobContext& context)
+        : services_(services), context_(context), instances_(services, &context) {}
+
+    /// `keep`: they may come back, so they are stopped cleanly.
+    asio::awaitable<void> remove_instances(std::vector<std::string> branch_ids, bool keep);
+    /// Their names and ports are free with this commit. `item` and `kind`: of one item for all of
+    /// them; an empty item makes each one of its own.
+    void move_to_trash(const std::vector<Doomed>& doomed, const std::string& item,
+                       const std::string& kind, bool keep, jobs::Batch& batch) const;
+
+    /// Clones before what they hang on, each with its own snapshots first: on ZFS a volume cannot
+    /// go before its snapshots, nor a snapshot before what was cloned from it. Snapshots that
+    /// others hang on stay, and go with the last of these.
+    asio::awaitable<void> destroy_volumes(std::vector<std::string> branch_ids);
+    /// With the volumes goes what the branches hung on.
+    void release_origins(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
+    /// What is left: the branches' own snapshots, and every origin that no branch hangs on now.
+    asio::awaitable<void> destroy_snapshots(std::vector<std::string> branch_ids);
+    /// Those that destroy_snapshots() destroyed. The rest become origins of what hangs on them.
+    void forget_snapshots(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
+    /// Passwords and logs.
+    asio::awaitable<void> remove_files(std::vector<std::string> branch_ids);
+    void forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
+    /// Of a job that was cancelled: they are what they were.
+    void note_failure(const std::vector<std::string>& branch_ids, const std::vector<Doomed>& doomed,
+                      const ErrorInfo& error, jobs::Batch& batch) const;
+
+  private:
+    std::vector<std::string> clones_first(std::vector<std::string> branch_ids) const;
+    std::vector<catalog::Snapshot> snapshots_of(const std::vector<std::string>& branch_ids) const;
+    std::vector<catalog::Snapshot> unclaimed_origins() const;
+
+    Services& services_;
+    jobs::JobContext& context_;
+    Instances instances_;
+    std::vector<std::string> destroyed_;
+};
+
+}  // namespace bpg::operations

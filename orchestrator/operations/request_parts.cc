@@ -1,0 +1,52 @@
+#include "orchestrator/operations/request_parts.h"
+
+#include "orchestrator/base/error.h"
+
+namespace bpg::operations {
+
+jobs::Lock whole(const catalog::Database& database) {
+    return {.resource = "database/" + database.id,
+            .above = {"pool"},
+            .mode = jobs::LockMode::kExclusive,
+            .shown_as = database.name};
+}
+
+jobs::Lock lock_of(const catalog::Branch& branch, const std::string& ref, jobs::LockMode mode) {
+    return {.resource = "branch/" + branch.id,
+            .above = {"pool", "database/" + branch.database_id},
+            .mode = mode,
+            .shown_as = ref};
+}
+
+jobs::Lock whole(const catalog::Branch& branch, const std::string& ref) {
+    return lock_of(branch, ref, jobs::LockMode::kExclusive);
+}
+
+void refuse(const std::optional<ErrorInfo>& refusal) {
+    if (refusal) throw Error(*refusal);
+}
+
+const catalog::Snapshot& given_snapshot(const Services& services, const std::string& id,
+                                        const catalog::Branch& parent) {
+    const catalog::Snapshot& snapshot = services.catalog.snapshot(id);
+    if (snapshot.branch_id == parent.id || snapshot.volume == parent.volume) return snapshot;
+    const auto* owner = services.catalog.branch_by_id(snapshot.branch_id);
+    const std::string of =
+        owner == nullptr ? "a branch that is gone" : services.catalog.ref_of(*owner);
+    throw Error(ErrorKind::kInvalid, "snapshot_elsewhere",
+                "snapshot " + snapshot.id + " is not of " + services.catalog.ref_of(parent),
+                "it is of " + of,
+                owner == nullptr ? "choose one of bpg snapshot list" : "give --from " + of);
+}
+
+void take_facts(BranchCreate::State& state, const catalog::Snapshot& snapshot) {
+    state.is_given = true;
+    state.snapshot_id = snapshot.id;
+    state.mode = snapshot.mode;
+    state.line_lsn = snapshot.lsn;
+    state.line_at = snapshot.consistent_at;
+    // Nobody asked the parent then; looking in the clone is cheap, and does no harm.
+    state.has_subscriptions = true;
+}
+
+}  // namespace bpg::operations

@@ -1,0 +1,26 @@
+// What the requests share: the locks of things, and what is known of a snapshot that is there.
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "jobs/locks.h"
+#include "orchestrator/operations/branch_create.h"
+#include "orchestrator/operations/services.h"
+
+namespace bpg::operations {
+
+jobs::Lock whole(const catalog::Database& database);
+jobs::Lock lock_of(const catalog::Branch& branch, const std::string& ref, jobs::LockMode mode);
+jobs::Lock whole(const catalog::Branch& branch, const std::string& ref);
+
+void refuse(const std::optional<ErrorInfo>& refusal);
+
+/// The snapshot a branch is to be made from: by id or unique prefix, of this parent, in one of its
+/// incarnations. kInvalid `snapshot_elsewhere`.
+const catalog::Snapshot& given_snapshot(const Services& services, const std::string& id,
+                                        const catalog::Branch& parent);
+/// What the create would have learnt by taking it.
+void take_facts(BranchCreate::State& state, const catalog::Snapshot& snapshot);
+
+}  // namespace bpg::operations

@@ -1,0 +1,36 @@
+// snapshot-delete: forward only. The reservation has made sure that nothing hangs on it.
+#pragma once
+
+#include <span>
+#include <string>
+
+#include "jobs/step.h"
+#include "orchestrator/operations/services.h"
+
+namespace bpg::operations {
+
+class SnapshotDelete {
+  public:
+    static constexpr std::string_view kName = "snapshot-delete";
+
+    struct State {
+        std::string snapshot_id;
+        std::string volume;
+    };
+
+    SnapshotDelete(Services& services, jobs::JobContext&) : services_(services) {}
+
+    static std::span<const jobs::Step<SnapshotDelete>> steps();
+    void record_failure(const State&, const ErrorInfo&, jobs::Batch&) const {}
+    nlohmann::json result(const State& state) const;
+
+  private:
+    asio::awaitable<jobs::Progress> destroy_snapshot(State& state);
+    void forget(const State& state, jobs::Batch& batch) const;
+
+    Services& services_;
+};
+
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(SnapshotDelete::State, snapshot_id, volume)
+
+}  // namespace bpg::operations
