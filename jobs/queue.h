@@ -52,6 +52,7 @@ struct Submission {
 enum class Again {
     kAttach,    ///< that job
     kCoalesce,  ///< that job unless it has begun; at most one waits behind one that runs
+    kNever,     ///< one more, always
 };
 
 struct JobFilter {

@@ -139,7 +139,7 @@ void BranchSync::record_failure(const State& state, const ErrorInfo& error,
     }
     // It was meant to run: the supervisor starts it again.
     Branch record = target(state);
-    record.state = BranchState::kFailed;
+    record.state = state.target_ran ? BranchState::kFailed : BranchState::kStopped;
     record.should_run = state.target_ran;
     record.warnings = {"it was synced, but did not start: " + error.message};
     services_.catalog.put(record, batch);

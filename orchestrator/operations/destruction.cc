@@ -67,12 +67,44 @@ asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> bran
         const std::string volume = branch->volume;
         const std::string owner = branch->owner_of_volume();
         services_.shared_snapshots.release(id);
-        for (const Snapshot& snapshot : snapshots_of({id})) {
-            if (services_.shared_snapshots.is_claimed(snapshot.id)) continue;
-            const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
-            co_await services_.storage.destroy_snapshot(ref);
-        }
+        for (const Snapshot& snapshot : snapshots_that_go_before(volume, branch_ids))
+            co_await destroy_unless_cloned(snapshot);
         co_await services_.storage.destroy_volume(volume, owner);
+    }
+}
+
+/// Its own, and those whose volume is gone or going: ZFS may have moved them to this one, which was
+/// cloned from them, and it could not go before they have.
+std::vector<Snapshot> Destruction::snapshots_that_go_before(
+    const std::string& volume, const std::vector<std::string>& branch_ids) const {
+    std::set<std::string> staying;
+    for (const auto& [id, branch] : services_.catalog.all_branches()) {
+        const bool goes = std::find(branch_ids.begin(), branch_ids.end(), id) != branch_ids.end();
+        if (!goes) staying.insert(branch.volume);
+    }
+    std::vector<Snapshot> found;
+    for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
+        const bool is_own = snapshot.volume == volume;
+        const bool may_have_moved =
+            snapshot.kind == "origin" && !snapshot.pinned && !staying.contains(snapshot.volume);
+        if ((is_own || may_have_moved) && !services_.shared_snapshots.is_claimed(id)) {
+            found.push_back(snapshot);
+        }
+    }
+    return found;
+}
+
+/// False: a volume hangs on it. That may be another than the catalog thinks: where ZFS lets a clone
+/// take over what a destroyed volume had, the clone hangs on what that volume hung on. Such a
+/// snapshot is kept on record, and goes with the last of them.
+asio::awaitable<bool> Destruction::destroy_unless_cloned(Snapshot snapshot) {
+    const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
+    try {
+        co_await services_.storage.destroy_snapshot(ref);
+        co_return true;
+    } catch (const Error& error) {
+        if (error.code() != "snapshot_has_clones") throw;
+        co_return false;
     }
 }
 
@@ -139,9 +171,7 @@ asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> br
     }
     destroyed_.clear();
     for (const Snapshot& snapshot : gone) {
-        const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
-        co_await services_.storage.destroy_snapshot(ref);
-        destroyed_.push_back(snapshot.id);
+        if (co_await destroy_unless_cloned(snapshot)) destroyed_.push_back(snapshot.id);
     }
 }
 
@@ -176,7 +206,9 @@ asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_
         const std::string password = branch->password();
         const auto& all = services_.catalog.all_branches();
         const bool is_shared = std::any_of(all.begin(), all.end(), [&](const auto& entry) {
-            return entry.first != id && entry.second.password() == password;
+            const bool goes_too =
+                std::find(branch_ids.begin(), branch_ids.end(), entry.first) != branch_ids.end();
+            return !goes_too && entry.second.password() == password;
         });
         if (!is_shared) {
             co_await services_.pool.run(

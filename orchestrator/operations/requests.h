@@ -8,6 +8,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -87,7 +88,8 @@ class Requests {
     asio::awaitable<jobs::Job> snapshot_delete(std::string id, bool force, RequestKey key);
     asio::awaitable<jobs::Job> password_rotate(std::string ref, RequestKey key);
 
-    // What would be done, as {"plan": operation, …, "summary": [sentences]}; refused as the job would be.
+    // What would be done, as {"plan": operation, …, "summary": [sentences]}; refused as the job
+    // would be.
     nlohmann::json plan_branch_delete(const BranchDeleteRequest& request) const;
     nlohmann::json plan_branch_sync(const std::string& ref, bool fast) const;
     nlohmann::json plan_branch_promote(const std::string& ref, const std::string& old_name) const;
@@ -109,7 +111,8 @@ class Requests {
     asio::awaitable<jobs::Job> purge_items(std::vector<std::string> items, jobs::Priority priority,
                                            RequestKey key);
     /// Whether the trash may let go of it: nothing hangs on what a sync replaced.
-    bool may_purge(const catalog::TrashItem& item) const;
+    /// `going`: ids of branches that go with it.
+    bool may_purge(const catalog::TrashItem& item, const std::set<std::string>& going = {}) const;
 
   private:
     /// The lowest that is free and not in `taken`.
@@ -132,6 +135,7 @@ class Requests {
                                             RequestKey key);
     asio::awaitable<jobs::Job> submit_undo_delete(catalog::TrashItem item, std::string as,
                                                   RequestKey key);
+    std::vector<std::string> all_that_may_go() const;
     void refuse_busy(const std::string& target) const;
     void refuse_fast() const;
     const catalog::Branch& parent_named(const std::string& text) const;

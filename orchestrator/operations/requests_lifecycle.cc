@@ -174,30 +174,51 @@ json Requests::plan_branch_delete(const BranchDeleteRequest& request) const {
     }
     summary.push_back(
         fmt::format("{} bytes come back{}", bytes, purge ? "" : ", once its trash time is over"));
-    return {{"plan", "branch-delete"},    {"dry_run", true}, {"ref", request.ref},
+    return {{"plan", "branch-delete"},         {"dry_run", true}, {"ref", request.ref},
             {"branches", std::move(branches)}, {"bytes", bytes},  {"purge", purge},
             {"summary", std::move(summary)}};
 }
 
 // --- trash ---------------------------------------------------------------------------------------
 
-bool Requests::may_purge(const catalog::TrashItem& item) const {
+bool Requests::may_purge(const catalog::TrashItem& item, const std::set<std::string>& going) const {
     if (item.trash.kind != "incarnation") return true;
-    const Branch* replaced = services_.catalog.branch_by_id(item.branch_ids.front());
-    const auto& snapshots = services_.catalog.snapshots();
+    const catalog::Catalog& catalog = services_.catalog;
+    const std::string volume = catalog.branch_by_id(item.branch_ids.front())->volume;
+    const auto& snapshots = catalog.snapshots();
     return std::none_of(snapshots.begin(), snapshots.end(), [&](const auto& entry) {
         const catalog::Snapshot& snapshot = entry.second;
-        return snapshot.volume == replaced->volume &&
-               (snapshot.kind == "base" || !services_.catalog.branches_from(snapshot.id).empty());
+        if (snapshot.volume != volume) return false;
+        const bool is_of_somebody = catalog.branch_by_id(snapshot.branch_id) != nullptr &&
+                                    !going.contains(snapshot.branch_id);
+        const auto cut = catalog.branches_from(snapshot.id);
+        return (snapshot.kind == "base" && is_of_somebody) ||
+               std::any_of(cut.begin(), cut.end(),
+                           [&](const Branch* branch) { return !going.contains(branch->id); });
     });
+}
+
+/// What of the trash can go together, items that only others of it hold included.
+std::vector<std::string> Requests::all_that_may_go() const {
+    std::vector<catalog::TrashItem> left = services_.catalog.trash();
+    std::vector<std::string> items;
+    std::set<std::string> going;
+    for (bool found = true; found;) {
+        found = false;
+        std::erase_if(left, [&](const catalog::TrashItem& item) {
+            if (!may_purge(item, going)) return false;
+            going.insert(item.branch_ids.begin(), item.branch_ids.end());
+            items.push_back(item.trash.item);
+            return found = true;
+        });
+    }
+    return items;
 }
 
 asio::awaitable<jobs::Job> Requests::trash_purge(std::string what, RequestKey key) {
     std::vector<std::string> items;
     if (what.empty()) {
-        for (const catalog::TrashItem& item : services_.catalog.trash()) {
-            if (may_purge(item)) items.push_back(item.trash.item);
-        }
+        items = all_that_may_go();
     } else {
         const catalog::TrashItem item = services_.catalog.trash_item(what);
         if (!may_purge(item)) {
@@ -394,7 +415,7 @@ json Requests::plan_branch_sync(const std::string& ref, bool fast) const {
     const Branch& parent = *services_.catalog.branch_by_id(target.parent_id);
     const std::string from = services_.catalog.ref_of(parent);
     return {
-        {"operation", "branch-sync"},
+        {"plan", "branch-sync"},
         {"dry_run", true},
         {"ref", ref},
         {"parent", from},
@@ -592,7 +613,6 @@ asio::awaitable<jobs::Job> Requests::snapshot(std::string ref, std::string label
     SnapshotTake::State state;
     state.branch_id = branch.id;
     state.snapshot_id = new_id();
-    state.volume = branch.volume;
     state.label = label;
     state.created_by = created_by;
     state.ref = ref;

@@ -21,7 +21,7 @@ constexpr Rule kRules[] = {
     {"branch-promote", "the branch and main", Again::kAttach},
     {"undo-delete", "the branches, or the database", Again::kAttach},
     {"trash-purge", "the branches, or the databases", Again::kAttach},
-    {"snapshot", "shared, the branch", Again::kAttach},
+    {"snapshot", "shared, the branch", Again::kNever},
     {"snapshot-delete", "the snapshot", Again::kAttach},
     {"password-rotate", "the branch", Again::kAttach},
     {"start", "the branch", Again::kAttach},
@@ -31,7 +31,15 @@ constexpr Rule kRules[] = {
 };
 
 std::string_view in_words(Again again) {
-    return again == Again::kAttach ? "is the open job" : "is the one that waits, or one more";
+    switch (again) {
+        case Again::kAttach:
+            return "is the open job";
+        case Again::kCoalesce:
+            return "is the one that waits, or one more";
+        case Again::kNever:
+            return "is one more";
+    }
+    return "";
 }
 
 }  // namespace

@@ -17,7 +17,7 @@ class SnapshotTake {
     struct State {
         std::string branch_id;
         std::string snapshot_id;
-        std::string volume;  ///< that it is taken of; a sync could change the branch's
+        std::string volume;  ///< that it is taken of, once the branch is locked
         std::string label;
         std::string created_by;
         std::string ref;
@@ -31,6 +31,7 @@ class SnapshotTake {
     nlohmann::json result(const State& state) const;
 
   private:
+    asio::awaitable<jobs::Progress> look(State& state);
     asio::awaitable<jobs::Progress> take_snapshot(State& state);
     asio::awaitable<void> destroy_snapshot(const State& state);
     void record(const State& state, jobs::Batch& batch) const;

@@ -47,7 +47,8 @@ class FakeStorage final : public storage::Storage {
         }
         const auto source = world_.volumes.find(snapshot.volume);
         if (source == world_.volumes.end()) throw no_such("volume " + snapshot.volume);
-        world_.snapshots[{snapshot.volume, snapshot.id}] = source->second;
+        FakeVolume& taken = world_.snapshots[{snapshot.volume, snapshot.id}] = source->second;
+        taken.home = snapshot.volume;
         co_return;
     }
     asio::awaitable<void> clone(const storage::SnapshotRef& snapshot, const std::string& volume,
@@ -57,6 +58,7 @@ class FakeStorage final : public storage::Storage {
         if (source == world_.snapshots.end()) throw no_such("snapshot " + snapshot.id);
         FakeVolume made = source->second;
         made.identity = identity;
+        made.has_own_password = false;
         made.origin = source->first;
         world_.volumes[volume] = made;
     }
@@ -68,6 +70,7 @@ class FakeStorage final : public storage::Storage {
         if (found == world_.volumes.end()) throw no_such("volume " + source);
         FakeVolume made = found->second;
         made.copied_while_running = false;
+        made.has_own_password = false;
         for (const auto& [branch, on] : world_.running) {
             if (on != source) continue;
             made.copied_while_running = true;
@@ -100,20 +103,26 @@ class FakeStorage final : public storage::Storage {
         for (const auto& [branch, on] : world_.running) {
             world_.expect(on != volume, "a volume was destroyed under a running server");
         }
-        // As ZFS does; btrfs would let it go.
-        for (const auto& [key, frozen] : world_.snapshots) {
-            if (key.first != volume) continue;
-            throw Error(ErrorKind::kConflict, "volume_has_snapshots", "snapshots hang on it");
+        // As ZFS does, where those with clones move to a clone; btrfs would let it go.
+        for (auto& [key, frozen] : world_.snapshots) {
+            if (frozen.home != volume) continue;
+            const std::string heir = clone_of(key, volume);
+            if (heir.empty()) {
+                throw Error(ErrorKind::kConflict, "volume_has_snapshots", "snapshots hang on it");
+            }
+            frozen.home = heir;
+            world_.volumes.at(heir).origin = found->second.origin;
         }
         world_.volumes.erase(found);
     }
     asio::awaitable<void> destroy_snapshot(const storage::SnapshotRef& snapshot) override {
-        for (const auto& [name, volume] : world_.volumes) {
-            if (!world_.snapshots_hold) break;
-            if (volume.origin != std::pair(snapshot.volume, snapshot.id)) continue;
-            throw Error(ErrorKind::kConflict, "snapshot_has_clones", name + " hangs on it");
+        const auto found = world_.snapshots.find({snapshot.volume, snapshot.id});
+        if (found == world_.snapshots.end()) co_return;
+        // A clone that was promoted has become the snapshot's home, and hangs on it no more.
+        if (world_.snapshots_hold && !clone_of(found->first, found->second.home).empty()) {
+            throw Error(ErrorKind::kConflict, "snapshot_has_clones", "a volume hangs on it");
         }
-        world_.snapshots.erase({snapshot.volume, snapshot.id});
+        world_.snapshots.erase(found);
         co_return;
     }
     asio::awaitable<void> set_ref(const std::string& volume, const std::string& owner_id,
@@ -133,6 +142,14 @@ class FakeStorage final : public storage::Storage {
     }
 
   private:
+    /// A volume other than `home` that was cloned from it; empty when there is none.
+    std::string clone_of(const std::pair<std::string, std::string>& snapshot,
+                         const std::string& home) const {
+        for (const auto& [name, volume] : world_.volumes) {
+            if (volume.origin == snapshot && name != home) return name;
+        }
+        return "";
+    }
     bool holds(const std::string& volume, const storage::Identity& identity) const {
         const auto found = world_.volumes.find(volume);
         if (found == world_.volumes.end()) return false;
@@ -176,7 +193,7 @@ class FakeRuntime final : public runtime::Runtime {
             !volume.prepared_for.empty() && volume.prepared_for == volume.identity.incarnation,
             "a clone was started before its hygiene");
         world_.expect(volume.has_config, "a server was started without its config");
-        world_.expect(!volume.open || volume.password_of == spec.branch_id,
+        world_.expect(!volume.open || volume.has_own_password,
                       "a clone was open to users while it had its parent's password");
         world_.running[spec.branch_id] = name;
         world_.socket_directories.insert(spec.branch_id);
@@ -251,7 +268,7 @@ class FakePostgres final : public postgres::Postgres {
                                                       std::chrono::milliseconds,
                                                       std::string verifier) override {
         FakeVolume& volume = must_run(endpoint);
-        if (!verifier.empty()) volume.password_of = endpoint.branch_id;
+        if (!verifier.empty()) volume.has_own_password = true;
         co_return postgres::ReadyFacts{2, "42"};
     }
     asio::awaitable<postgres::ParentFacts> inspect_parent(

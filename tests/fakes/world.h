@@ -22,12 +22,13 @@ struct FakeVolume {
     bool initialised = false;  ///< holds a data directory
     std::string prepared_for;  ///< incarnation whose hygiene is done
     bool has_config = false;
-    bool open = false;        ///< hba lets users in
-    std::string password_of;  ///< branch id whose password the superuser has
+    bool open = false;              ///< hba lets users in
+    bool has_own_password = false;  ///< the superuser has not its parent's any more
     bool copied_while_running = false;
     bool has_label = false;
     std::pair<std::string, std::string>
-        origin;  ///< (volume, id) of the snapshot it was cloned from
+        origin;        ///< (volume, id) of the snapshot it was cloned from
+    std::string home;  ///< of a snapshot: the volume it lies in, which promote changes
 };
 
 struct World {

@@ -199,6 +199,9 @@ void TestHost::write_config() const {
          << "storage:\n"
          << "  driver: " << options_.drivers.storage << "\n"
          << "  root: " << volumes().string() << "\n";
+    if (!options_.storage_reserve.empty()) {
+        file << "  reserve: " << options_.storage_reserve << "\n";
+    }
     if (options_.drivers.storage == "btrfs") {
         file << "  pool_file: " << (base_ / "pool.btrfs").string() << "\n"
              << "  pool_size: " << options_.pool_size << "\n";
@@ -220,7 +223,7 @@ void TestHost::write_config() const {
          << "  wal_archive: " << (base_ / "wal").string() << "\n"
          << "api: { socket: " << (base_ / "run" / "bpgd.sock").string() << " }\n"
          << "metrics: { listen: \"127.0.0.1:" << ports_.metrics() << "\" }\n"
-         << "trash: { keep: 0s }\n"
+         << "trash: { keep: " << options_.trash_keep << " }\n"
          << options_.extra_config;
 }
 
@@ -435,6 +438,14 @@ std::string TestHost::compare_world_with_catalog() const {
         }
         processes.erase(branch.at("id"));
     }
+    const Json trash_list = bpg_json({"trash", "list"});
+    for (const auto& item : trash_list.at("items")) {
+        for (const std::string volume : item.at("volumes")) {
+            if (volumes_left.erase(volume) > 0) continue;
+            wrong +=
+                fmt::format("{} in the trash has no volume {}\n", item.at("ref").dump(), volume);
+        }
+    }
     for (const auto& [id, count] : processes) {
         wrong += fmt::format("{} postmasters of unknown branch {}\n", count, id);
     }
@@ -447,6 +458,18 @@ std::string TestHost::compare_world_with_catalog() const {
         wrong += fmt::format("{} ports are taken, {} branches run\n", ports, running);
     }
     return wrong;
+}
+
+std::string TestHost::ref_on_disk(const std::string& volume) const {
+    if (on_zfs()) {
+        Command command;
+        command.argv = {
+            "zfs", "get", "-H", "-o", "value", "betterpg:ref", dataset_base() + "/" + volume};
+        const std::string value = run_command(command).out;
+        return value.substr(0, value.find('\n'));
+    }
+    std::ifstream file(volumes() / volume / "betterpg.json");
+    return Json::parse(file).at("ref");
 }
 
 ProcessFacts TestHost::postmaster(const std::string& ref) const {

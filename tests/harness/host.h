@@ -66,6 +66,8 @@ struct HostOptions {
     bool pool_by_init = false;      ///< zfs: `bpg init --pool-file` makes the pool
     std::string volumes_size;       ///< copy: the volume root is a disk of its own, of that size
     std::string state_size;         ///< the state directory is one
+    std::string trash_keep = "0s";  ///< trash.keep
+    std::string storage_reserve;    ///< storage.reserve
     std::string extra_config;       ///< further YAML lines
     DockerHost::Image image = DockerHost::Image::kDebian;  ///< docker only
 };
@@ -138,6 +140,8 @@ class TestHost {
     /// Compares what the machine shows with what the catalog says; "" when both agree: every branch
     /// has its volume, every running one a process, a socket directory and its port, nothing more.
     std::string compare_world_with_catalog() const;
+    /// What the identity of a volume says it is.
+    std::string ref_on_disk(const std::string& volume) const;
     /// The running postmaster of a branch. Throws unless there is exactly one.
     ProcessFacts postmaster(const std::string& ref) const;
     /// What the instance wrote to its log so far.

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/ usr / bin / env python3
 """Adds up what the test programs reported: a table of suites with their time budgets, the names of
 what failed and what was skipped with its reason, and as the last line "N passed, N failed,
 N skipped".
@@ -15,7 +15,7 @@ import os
 import sys
 import xml.etree.ElementTree
 
-# Seconds a program may take; more is shown, since a suite nobody waits for is a suite nobody runs.
+#Seconds a program may take; more is shown, since a suite nobody waits for is a suite nobody runs.
 BUDGETS = {"tidy": 30, "unit": 60, "crash": 240, "real": 600}
 
 
@@ -33,7 +33,7 @@ class Program:
         if os.path.exists(report) and os.path.getsize(report) > 0:
             self.add_gtest(xml.etree.ElementTree.parse(report))
         if self.code != 0 and not self.failed:
-            # It crashed, or failed outside a test (a suite that leaves something behind).
+#It crashed, or failed outside a test(a suite that leaves something behind).
             self.failed.append(f"{self.program} ended with code {self.code} outside its tests")
 
     def add_rules(self, results):

@@ -183,9 +183,10 @@ TEST_P(BadInput, WhatIsInTheWayIsNamedInTheseWords) {
     expect_refused(host(), {"branch", "create", "other/x", "--from", "shop/main"},
                    {2, "parent_elsewhere", "a branch stays in the database of its parent",
                     "\"other/x\" cannot be cut from \"shop/main\"", "name it shop/…"});
-    expect_refused(host(), {"-y", "branch", "delete", "shop/taken"},
-                   {5, "branch_has_children", "branch \"shop/taken\" has children",
-                    "cut from it: shop/child", "delete those first"});
+    expect_refused(
+        host(), {"-y", "branch", "delete", "shop/taken"},
+        {5, "branch_has_children", "branch \"shop/taken\" has children", "cut from it: shop/child",
+         "delete those first, or pass --recursive to delete them too"});
     expect_refused(
         host(), {"-y", "branch", "delete", "shop/main"},
         {5, "branch_is_main", "branch \"shop/main\" goes only with its database",

@@ -29,8 +29,9 @@ constexpr std::size_t kLongOperations = 2000;
 constexpr std::size_t kGrowthMax = 24U << 20;
 
 /// Refusals that users of the same few names must expect of one another.
-const std::set<std::string> kRefusals = {"busy", "branch_exists", "branch_has_children",
-                                         "branch_not_found"};
+const std::set<std::string> kRefusals = {
+    "busy",        "branch_exists",      "branch_has_children", "branch_not_found",
+    "parent_gone", "branch_not_running", "database_not_found",  "database_exists"};
 
 std::uint64_t seed() {
     const char* given = ::getenv("BPG_SEED");
@@ -48,6 +49,9 @@ const std::set<std::string> kTroubles = {"busy",
                                          "job_not_cancelled",
                                          "job_undoing",
                                          "parent_gone",
+                                         "branch_gone",
+                                         "database_not_found",
+                                         "database_exists",
                                          "daemon_unreachable",
                                          "starting",
                                          "branch_not_running"};
@@ -115,14 +119,19 @@ std::vector<std::string> choose(std::mt19937_64& random) {
     };
     const auto name = [&below] { return fmt::format("soak/b{}", below(kNames)); };
     const int choice = below(100);
-    if (choice < 35) {
+    if (choice < 30) {
         const std::string from = below(2) == 0 ? "soak/main" : name();
         return {"branch", "create", name(), "--from", from};
     }
-    if (choice < 60) return {"branch", "delete", name()};
-    if (choice < 72) return {"stop", name()};
-    if (choice < 84) return {"start", name()};
-    if (choice < 95) return {"restart", name()};
+    if (choice < 52) return {"branch", "delete", name()};
+    if (choice < 60) return {"stop", name()};
+    if (choice < 70) return {"start", name()};
+    if (choice < 77) return {"restart", name()};
+    if (choice < 84) return {"branch", "sync", name()};
+    if (choice < 87) return {"snapshot", "create", name()};
+    if (choice < 90) return {"branch", "rename", name(), name()};
+    if (choice < 93) return {"password", "rotate", name()};
+    if (choice < 95) return {"db", below(2) == 0 ? "create" : "delete", "side"};
     return {"status"};
 }
 
@@ -159,7 +168,9 @@ class Soak : public HostSuite<Soak> {
                     continue;
                 }
                 std::vector<std::string> arguments = choose(random);
-                const std::string verb = arguments[0] == "branch" ? arguments[1] : arguments[0];
+                const bool has_verb = arguments.size() > 1 && arguments[0] != "status" &&
+                                      arguments[1].find('/') == std::string::npos;
+                const std::string verb = has_verb ? arguments[1] : arguments[0];
                 const bool hand_in = verb != "status" && random() % 2 == 0;
                 arguments.insert(arguments.begin(), {"-y", "-o", "json"});
                 if (hand_in) arguments.insert(arguments.begin(), "--no-wait");
@@ -229,6 +240,9 @@ class Soak : public HostSuite<Soak> {
                 }
             }
         }
+        const CliResult side = host().bpg({"-y", "-o", "json", "db", "delete", "side", "--force"});
+        if (!side.ok()) EXPECT_EQ(side.error().code, "database_not_found") << side.text();
+        host().bpg_json({"trash", "purge", "--all"});
         host().wait_until_idle();
     }
 

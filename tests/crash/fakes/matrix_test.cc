@@ -28,16 +28,17 @@ struct SimulatedCrash {};
 /// One life of the daemon over a store on disk and a world that outlives it.
 class Life {
   public:
-    Life(const std::filesystem::path& directory, fakes::World& world)
+    Life(const std::filesystem::path& directory, fakes::World& world,
+         std::chrono::milliseconds keep)
         : secrets_(directory / "secrets"),
           pool_(std::make_unique<BlockingPool>(1)),
           storage_(fakes::make_storage(world)),
           runtime_(fakes::make_runtime(world)),
           postgres_(fakes::make_postgres(world)),
           data_directories_(fakes::make_data_directories(world)),
-          services_{catalog_,   shared_snapshots_,  *storage_, *runtime_,
-                    *postgres_, *data_directories_, secrets_,  *pool_,
-                    clock_,     settings(directory)},
+          services_{catalog_,   shared_snapshots_,        *storage_, *runtime_,
+                    *postgres_, *data_directories_,       secrets_,  *pool_,
+                    clock_,     settings(directory, keep)},
           loop_(std::make_unique<asio::io_context>(1)),
           store_(directory / "store", loop_->get_executor(), metrics_),
           queue_(store_, registry_, clock_, {}),
@@ -67,7 +68,9 @@ class Life {
     void fail_at(const std::string& step) { crash_.arm_failure(step); }
 
     /// Submits, if given, and runs until no job is open or the daemon vanished.
-    void run(std::function<asio::awaitable<jobs::Job>(operations::Requests&)> submit) {
+    void run(
+        std::function<asio::awaitable<jobs::Job>(operations::Requests&, const catalog::Catalog&)>
+            submit) {
         crash_.on_reach([this](const std::string& point) { pass(point); });
         asio::co_spawn(*loop_, runner_.run(), [](std::exception_ptr) {});
         asio::co_spawn(*loop_, until_idle(std::move(submit)), [this](std::exception_ptr failure) {
@@ -96,8 +99,10 @@ class Life {
         }
         if (passed_ == crash_at_) throw SimulatedCrash{};
     }
-    static operations::Settings settings(const std::filesystem::path& directory) {
+    static operations::Settings settings(const std::filesystem::path& directory,
+                                         std::chrono::milliseconds keep) {
         operations::Settings settings;
+        settings.trash_keep = keep;
         settings.socket_root = directory / "i";
         settings.log_root = directory / "logs";
         return settings;
@@ -108,8 +113,9 @@ class Life {
         return limits;
     }
     asio::awaitable<void> until_idle(
-        std::function<asio::awaitable<jobs::Job>(operations::Requests&)> submit) {
-        if (submit) co_await submit(requests_);
+        std::function<asio::awaitable<jobs::Job>(operations::Requests&, const catalog::Catalog&)>
+            submit) {
+        if (submit) co_await submit(requests_, catalog_);
         while (!queue_.open_jobs().empty()) {
             if (queue_.open_jobs().begin()->second->state == jobs::JobState::kStuck) co_return;
             co_await queue_.changed().wait_until(std::chrono::steady_clock::time_point::max());
@@ -147,7 +153,8 @@ class Life {
     std::optional<ErrorInfo> submit_failure_;
 };
 
-using Submit = std::function<asio::awaitable<jobs::Job>(operations::Requests&)>;
+using Submit =
+    std::function<asio::awaitable<jobs::Job>(operations::Requests&, const catalog::Catalog&)>;
 
 operations::BranchCreateRequest create_request(const std::string& ref, const std::string& from,
                                                bool fast = false) {
@@ -164,22 +171,25 @@ operations::BranchDeleteRequest delete_request(const std::string& ref) {
     return request;
 }
 
-asio::awaitable<jobs::Job> create_database(operations::Requests& requests) {
+asio::awaitable<jobs::Job> create_database(operations::Requests& requests,
+                                           const catalog::Catalog&) {
     return requests.db_create({"prod", "", ""}, {});
 }
-asio::awaitable<jobs::Job> create_branch(operations::Requests& requests) {
+asio::awaitable<jobs::Job> create_branch(operations::Requests& requests, const catalog::Catalog&) {
     return requests.branch_create(create_request("prod/dev", "prod/main"), {});
 }
-asio::awaitable<jobs::Job> create_fast_branch(operations::Requests& requests) {
+asio::awaitable<jobs::Job> create_fast_branch(operations::Requests& requests,
+                                              const catalog::Catalog&) {
     return requests.branch_create(create_request("prod/dev", "prod/main", true), {});
 }
-asio::awaitable<jobs::Job> stop_main(operations::Requests& requests) {
+asio::awaitable<jobs::Job> stop_main(operations::Requests& requests, const catalog::Catalog&) {
     return requests.control("stop", "prod/main", false, {});
 }
-asio::awaitable<jobs::Job> delete_branch(operations::Requests& requests) {
+asio::awaitable<jobs::Job> delete_branch(operations::Requests& requests, const catalog::Catalog&) {
     return requests.branch_delete(delete_request("prod/dev"), {});
 }
-asio::awaitable<jobs::Job> delete_database(operations::Requests& requests) {
+asio::awaitable<jobs::Job> delete_database(operations::Requests& requests,
+                                           const catalog::Catalog&) {
     return requests.db_delete("prod", true, {});
 }
 
@@ -192,14 +202,17 @@ asio::awaitable<jobs::Job> create_three(operations::Requests& requests, bool fas
     }
     co_return job;
 }
-asio::awaitable<jobs::Job> create_three_branches(operations::Requests& requests) {
+asio::awaitable<jobs::Job> create_three_branches(operations::Requests& requests,
+                                                 const catalog::Catalog&) {
     return create_three(requests, false);
 }
-asio::awaitable<jobs::Job> create_three_fast_branches(operations::Requests& requests) {
+asio::awaitable<jobs::Job> create_three_fast_branches(operations::Requests& requests,
+                                                      const catalog::Catalog&) {
     return create_three(requests, true);
 }
 /// Every branch but main, at once.
-asio::awaitable<jobs::Job> delete_three_branches(operations::Requests& requests) {
+asio::awaitable<jobs::Job> delete_three_branches(operations::Requests& requests,
+                                                 const catalog::Catalog&) {
     jobs::Job job;
     for (const char* ref : {"prod/dev", "prod/second", "prod/third"}) {
         try {
@@ -212,6 +225,122 @@ asio::awaitable<jobs::Job> delete_three_branches(operations::Requests& requests)
     co_return job;
 }
 
+asio::awaitable<jobs::Job> create_child(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.branch_create(create_request("prod/child", "prod/dev"), {});
+}
+asio::awaitable<jobs::Job> stop_dev(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.control("stop", "prod/dev", false, {});
+}
+asio::awaitable<jobs::Job> sync_dev(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.branch_sync("prod/dev", false, {});
+}
+asio::awaitable<jobs::Job> promote_dev(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.branch_promote("prod/dev", "old", {});
+}
+asio::awaitable<jobs::Job> delete_old_main(operations::Requests& requests,
+                                           const catalog::Catalog&) {
+    operations::BranchDeleteRequest request = delete_request("prod/old");
+    request.force = true;
+    return requests.branch_delete(request, {});
+}
+asio::awaitable<jobs::Job> delete_family(operations::Requests& requests, const catalog::Catalog&) {
+    operations::BranchDeleteRequest request = delete_request("prod/dev");
+    request.recursive = true;
+    return requests.branch_delete(request, {});
+}
+asio::awaitable<jobs::Job> bring_dev_back(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.undo_delete("prod/dev", "", {});
+}
+asio::awaitable<jobs::Job> bring_database_back(operations::Requests& requests,
+                                               const catalog::Catalog&) {
+    return requests.undo_delete("prod", "", {});
+}
+asio::awaitable<jobs::Job> purge_trash(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.trash_purge("", {});
+}
+asio::awaitable<jobs::Job> take_snapshot(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.snapshot("prod/main", "one", "user", {});
+}
+/// The one that was taken by hand.
+std::string own_snapshot(const catalog::Catalog& catalog) {
+    for (const auto& [id, snapshot] : catalog.snapshots()) {
+        if (snapshot.created_by == "user") return id;
+    }
+    return "none";
+}
+asio::awaitable<jobs::Job> delete_snapshot(operations::Requests& requests,
+                                           const catalog::Catalog& catalog) {
+    return requests.snapshot_delete(own_snapshot(catalog), false, {});
+}
+asio::awaitable<jobs::Job> create_from_snapshot(operations::Requests& requests,
+                                                const catalog::Catalog& catalog) {
+    operations::BranchCreateRequest request = create_request("prod/dev", "prod/main");
+    request.snapshot = own_snapshot(catalog);
+    return requests.branch_create(request, {});
+}
+asio::awaitable<jobs::Job> rotate_password(operations::Requests& requests,
+                                           const catalog::Catalog&) {
+    return requests.password_rotate("prod/main", {});
+}
+
+/// What holds however the operation ended.
+using Check = std::function<void(const catalog::Catalog& catalog)>;
+
+void expect_running(const catalog::Catalog& catalog, const std::string& ref) {
+    const catalog::Branch* branch = catalog.find_branch(ref);
+    ASSERT_NE(branch, nullptr) << ref << " is gone";
+    EXPECT_TRUE(branch->should_run) << ref;
+    EXPECT_GT(branch->port, 0) << ref;
+}
+void dev_is_old_or_new(const catalog::Catalog& catalog) {
+    expect_running(catalog, "prod/dev");
+    const auto trash = catalog.trash();
+    const int number = catalog.branch("prod/dev").incarnation_number;
+    EXPECT_EQ(number, 1 + static_cast<int>(trash.size()));
+    for (const catalog::TrashItem& item : trash)
+        EXPECT_EQ(item.trash.kind, "incarnation");
+}
+void stopped_dev_is_old_or_new(const catalog::Catalog& catalog) {
+    const catalog::Branch* branch = catalog.find_branch("prod/dev");
+    ASSERT_NE(branch, nullptr);
+    EXPECT_EQ(branch->state, catalog::BranchState::kStopped);
+    EXPECT_EQ(branch->incarnation_number, 1 + static_cast<int>(catalog.trash().size()));
+}
+void names_are_old_or_new(const catalog::Catalog& catalog) {
+    expect_running(catalog, "prod/main");
+    const bool is_switched = catalog.find_branch("prod/old") != nullptr;
+    EXPECT_NE(catalog.find_branch("prod/dev") != nullptr, is_switched);
+    expect_running(catalog, is_switched ? "prod/old" : "prod/dev");
+    const catalog::Branch& main = catalog.branch("prod/main");
+    EXPECT_TRUE(main.parent_id.empty());
+    const catalog::Branch& other = catalog.branch(is_switched ? "prod/old" : "prod/dev");
+    EXPECT_EQ(other.parent_id, main.id);
+    EXPECT_EQ(other.is_protected, is_switched);
+    EXPECT_NE(main.port, other.port);
+    EXPECT_NE(main.password(), other.password());
+}
+void dev_is_there_or_in_the_trash(const catalog::Catalog& catalog) {
+    const bool is_there = catalog.find_branch("prod/dev") != nullptr;
+    EXPECT_EQ(catalog.trash().size(), is_there ? 0U : 1U);
+    if (is_there) expect_running(catalog, "prod/dev");
+}
+void database_is_there_or_in_the_trash(const catalog::Catalog& catalog) {
+    const bool is_there = catalog.find_database("prod") != nullptr;
+    EXPECT_EQ(catalog.trash().size(), is_there ? 0U : 1U);
+    if (!is_there) return;
+    expect_running(catalog, "prod/main");
+    expect_running(catalog, "prod/dev");
+}
+void nothing_is_left(const catalog::Catalog& catalog) {
+    EXPECT_TRUE(catalog.all_branches().empty());
+    EXPECT_TRUE(catalog.snapshots().empty());
+    EXPECT_TRUE(catalog.trash().empty());
+}
+void main_is_as_it_was(const catalog::Catalog& catalog) {
+    expect_running(catalog, "prod/main");
+    EXPECT_EQ(catalog.branch("prod/main").incarnation_number, 1);
+}
+
 struct Case {
     std::string name;
     std::string operation;
@@ -221,6 +350,8 @@ struct Case {
     bool undone_on_failure;  ///< creates are undone; deletes go forward and are repeated
     bool several = false;    ///< also with a step that fails in one of the jobs only
     bool snapshots_hold = true;
+    std::chrono::milliseconds keep{0};  ///< trash.keep
+    Check check = {};
 };
 
 std::vector<Case> cases() {
@@ -252,6 +383,54 @@ std::vector<Case> cases() {
                        {create_database, create_branch},
                        delete_database,
                        false});
+    }
+    for (const bool atomic : {true, false}) {
+        const auto add = [&](const std::string& name, const std::string& operation,
+                             std::vector<Submit> before, Submit submit, bool undone, Check check) {
+            Case made{name + (atomic ? "Atomic" : "Copied"),
+                      operation,
+                      atomic,
+                      std::move(before),
+                      std::move(submit),
+                      undone};
+            made.keep = std::chrono::hours(24);
+            made.check = std::move(check);
+            all.push_back(std::move(made));
+        };
+        const std::vector<Submit> dev{create_database, create_branch};
+        add("BranchDeleteKept", "branch-delete", dev, delete_branch, false,
+            dev_is_there_or_in_the_trash);
+        add("DbDeleteKept", "db-delete", dev, delete_database, false,
+            database_is_there_or_in_the_trash);
+        add("BranchSync", "branch-sync", dev, sync_dev, true, dev_is_old_or_new);
+        add("BranchSyncOfStopped", "branch-sync", {create_database, create_branch, stop_dev},
+            sync_dev, true, stopped_dev_is_old_or_new);
+        add("BranchSyncWithChild", "branch-sync", {create_database, create_branch, create_child},
+            sync_dev, true, dev_is_old_or_new);
+        add("BranchPromote", "branch-promote", dev, promote_dev, true, names_are_old_or_new);
+        add("UndoDelete", "undo-delete", {create_database, create_branch, delete_branch},
+            bring_dev_back, true, dev_is_there_or_in_the_trash);
+        add("UndoDeleteOfDatabase", "undo-delete",
+            {create_database, create_branch, delete_database}, bring_database_back, true,
+            database_is_there_or_in_the_trash);
+        add("TrashPurge", "trash-purge",
+            {create_database, create_branch, create_child, delete_family}, purge_trash, false,
+            main_is_as_it_was);
+        add("TrashPurgeOfOldMain", "trash-purge",
+            {create_database, create_branch, promote_dev, delete_old_main}, purge_trash, false,
+            main_is_as_it_was);
+        add("TrashPurgeOfHeir", "trash-purge",
+            {create_database, create_branch, promote_dev, delete_old_main, purge_trash,
+             delete_database},
+            purge_trash, false, nothing_is_left);
+        add("PasswordRotate", "password-rotate", {create_database}, rotate_password, true,
+            main_is_as_it_was);
+        if (!atomic) continue;
+        add("SnapshotTake", "snapshot", {create_database}, take_snapshot, true, main_is_as_it_was);
+        add("SnapshotDelete", "snapshot-delete", {create_database, take_snapshot}, delete_snapshot,
+            false, main_is_as_it_was);
+        add("BranchCreateFromSnapshot", "branch-create", {create_database, take_snapshot},
+            create_from_snapshot, true, main_is_as_it_was);
     }
     all.push_back({"BranchCreateFastAtomic",
                    "branch-create",
@@ -312,7 +491,7 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         begin_world_.atomic = GetParam().atomic;
         begin_world_.snapshots_hold = GetParam().snapshots_hold;
         for (const Submit& submit : GetParam().before) {
-            Life life(begin_, begin_world_);
+            Life life(begin_, begin_world_, GetParam().keep);
             life.run(submit);
             ASSERT_FALSE(life.submit_failure()) << life.submit_failure()->message;
         }
@@ -330,7 +509,7 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         int passed = 0;
         bool crashed = true;
         for (int life_number = 0; crashed; ++life_number) {
-            Life life(place, world);
+            Life life(place, world, GetParam().keep);
             const int at = life_number == 0 ? first : life_number == 1 ? second : 0;
             life.crash_at(at);
             if (life_number == 0) life.cancel_at(cancel);
@@ -343,17 +522,24 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         }
         if (cancel != 0) story += " cancelled at " + std::to_string(cancel);
         if (!failing.empty() && !GetParam().undone_on_failure) {
-            Life life(place, world);
-            life.run(GetParam().submit);
             story += " again";
+            if (!run_again(place, world, GetParam().submit)) run_again(place, world, purge_trash);
         }
         expect_settled(place, world, failing, cancel != 0, story);
         return passed;
     }
 
+    /// False when something is in the trash that nobody wants to keep: the housekeeper's to remove.
+    static bool run_again(const std::filesystem::path& place, fakes::World& world,
+                          const Submit& submit) {
+        Life life(place, world, GetParam().keep);
+        life.run(submit);
+        return GetParam().keep.count() > 0 || life.catalog().trash().empty();
+    }
+
     void expect_settled(const std::filesystem::path& place, fakes::World& world,
                         const std::string& failing, bool was_cancelled, const std::string& story) {
-        Life life(place, world);
+        Life life(place, world, GetParam().keep);
         for (const std::string& violation : world.violations)
             ADD_FAILURE() << violation << story;
         EXPECT_TRUE(life.queue().open_jobs().empty()) << "an open job is left:" << story;
@@ -362,21 +548,31 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         std::set<std::string> volumes;
         std::set<std::string> running;
         std::set<std::string> secrets;
-        for (const catalog::Branch* branch : catalog.branches()) {
-            volumes.insert(branch->volume);
-            secrets.insert(branch->id);
-            if (branch->state == catalog::BranchState::kRunning) running.insert(branch->id);
-            EXPECT_NE(branch->state, catalog::BranchState::kCreating) << story;
-            EXPECT_NE(branch->state, catalog::BranchState::kDeleting) << story;
+        std::set<std::string> may_run;  // a failed one that is to run is the supervisor's
+        for (const auto& [id, branch] : catalog.all_branches()) {
+            volumes.insert(branch.volume);
+            secrets.insert(branch.password());
+            if (branch.state == catalog::BranchState::kRunning) running.insert(id);
+            const bool failed = branch.state == catalog::BranchState::kFailed && branch.should_run;
+            if (failed) may_run.insert(id);
+            EXPECT_NE(branch.state, catalog::BranchState::kCreating) << story;
+            EXPECT_NE(branch.state, catalog::BranchState::kDeleting) << story;
+            EXPECT_TRUE(branch.replaces.empty()) << "half a sync is left:" << story;
+            if (branch.trash) EXPECT_EQ(branch.port, 0) << story;
         }
         std::set<std::string> real_volumes;
         for (const auto& [name, volume] : world.volumes)
             real_volumes.insert(name);
         EXPECT_EQ(volumes, real_volumes) << story;
         std::set<std::string> real_running;
-        for (const auto& [id, on] : world.running)
-            real_running.insert(id);
+        for (const auto& [id, on] : world.running) {
+            const catalog::Branch* branch = catalog.branch_by_id(id);
+            EXPECT_TRUE(branch != nullptr && branch->volume == on)
+                << id << " runs on " << on << story;
+            if (!may_run.contains(id)) real_running.insert(id);
+        }
         EXPECT_EQ(running, real_running) << story;
+        if (GetParam().check) GetParam().check(catalog);
         std::set<std::pair<std::string, std::string>> snapshots;
         for (const auto& [id, snapshot] : catalog.snapshots())
             snapshots.emplace(snapshot.volume, id);
@@ -410,7 +606,10 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         const std::vector<jobs::Job> listed =
             life.queue().finish_list(life.queue().begin_list(all));
         for (const jobs::Job& job : listed) {
-            if (job.operation != GetParam().operation) continue;
+            const bool makes_or_ends = job.operation.ends_with("-create") ||
+                                       job.operation == "branch-delete" ||
+                                       job.operation == "db-delete";
+            if (job.operation != GetParam().operation || !makes_or_ends) continue;
             const bool cancelled = job.state == jobs::JobState::kCancelled;
             EXPECT_TRUE(cancelled || job.state == jobs::JobState::kSucceeded)
                 << to_string(job.state) << story;

@@ -8,9 +8,7 @@
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
-#include <sstream>
-
-#include "orchestrator/base/subprocess.h"
+#include "tests/crash/real/crash_points.h"
 #include "tests/harness/suite.h"
 
 namespace bpg::test {
@@ -26,33 +24,8 @@ std::ostream& operator<<(std::ostream& out, const CrashCase& one) {
     return out << one.drivers << " crash at " << one.crash_at << " fail at " << one.fail_at;
 }
 
-/// One line a point: operation.step.point. Empty when there is no bpgd to ask.
-std::vector<std::string> crash_points() {
-    Command command;
-    command.argv = {(bin_dir() / "bpgd").string(), "--list-crash-points", "branch-create"};
-    std::vector<std::string> points;
-    try {
-        std::istringstream lines(run_command(command).out);
-        for (std::string line; std::getline(lines, line);)
-            points.push_back(line);
-    } catch (const std::exception&) {
-        points.clear();  // KnowsItsCrashPoints fails and says why
-    }
-    return points;
-}
-
-std::string step_of(const std::string& point) {
-    return point.substr(0, point.rfind('.'));
-}
-
-/// Points that are only reached while undoing.
-bool is_backward(const std::string& point) {
-    const std::string kind = point.substr(point.rfind('.') + 1);
-    return kind.find("undo") != std::string::npos || kind.find("turn") != std::string::npos;
-}
-
 std::vector<CrashCase> cases_for(const DriverPair& drivers) {
-    const auto points = crash_points();
+    const auto points = crash_points("branch-create");
     // The short form takes every point on one pair and samples the others.
     const bool is_whole = drivers.storage == "btrfs" && drivers.runtime == "process";
     const std::size_t stride = is_whole || long_mode() ? 1 : 3;
@@ -139,7 +112,7 @@ TEST_P(BranchCreateCrash, EndsCompleteOrLeavesNoTrace) {
 }
 
 TEST(BranchCreateCrashPoints, AreListedByTheProgramForEveryStep) {
-    const auto points = crash_points();
+    const auto points = crash_points("branch-create");
     EXPECT_GE(points.size(), 20U) << "bpgd --list-crash-points branch-create printed too few";
     EXPECT_TRUE(std::any_of(points.begin(), points.end(), is_backward));
     EXPECT_FALSE(std::all_of(points.begin(), points.end(), is_backward));

@@ -16,6 +16,18 @@ TEST_F(EngineTest, AJobWithoutTroubleDoesItsRowsInOrder) {
               (Words{"job_queued", "step_done", "step_done", "step_done", "job_succeeded"}));
 }
 
+TEST_F(EngineTest, ARowMayLeaveNothingToDoForTheRest) {
+    stage_.runs["prod.two"] = [](const JobContext&) -> asio::awaitable<Progress> {
+        co_return Done{.ends_job = true};
+    };
+    const Job ended = life().end_of(life().submit("prod"));
+    EXPECT_EQ(ended.state, JobState::kSucceeded);
+    EXPECT_EQ(stage_.log, (Words{"run prod.one", "run prod.two"}));
+    EXPECT_EQ(ended.steps[1].state, "done");
+    EXPECT_EQ(ended.steps[2].state, "skipped");
+    EXPECT_EQ(event_types(ended).back(), "job_succeeded");
+}
+
 TEST_F(EngineTest, CancelledInAWaitItIsUndoneAtOnce) {
     stage_.runs["prod.two"] = wait_an_hour;
     const Job job = life().submit("prod");
