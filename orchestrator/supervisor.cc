@@ -84,7 +84,7 @@ asio::awaitable<void> Supervisor::watch(std::string branch_id) {
     const runtime::InstanceRef instance =
         instances_.ref(*services_.catalog.branch_by_id(branch_id));
     co_await note_running(branch_id);
-    co_await services_.runtime.wait_until_gone(instance);
+    if (!is_unfinished(branch_id)) co_await services_.runtime.wait_until_gone(instance);
     if (!is_ours_to_start(branch_id)) co_return;  // a job stopped it, or works on it
     if (std::chrono::steady_clock::now() - began > kHealthyAfter) restarts_.erase(branch_id);
     const int failures = restarts_[branch_id]++;
@@ -104,10 +104,17 @@ asio::awaitable<void> Supervisor::watch(std::string branch_id) {
     }
 }
 
+/// It may run, but nobody was let in: the job that started it failed before its password was its
+/// own. A start finishes that.
+bool Supervisor::is_unfinished(const std::string& branch_id) const {
+    const Branch* branch = services_.catalog.branch_by_id(branch_id);
+    return branch != nullptr && branch->state == BranchState::kFailed && branch->password_due;
+}
+
 /// One that was given up for dead while the runtime did not answer may run all the same.
 asio::awaitable<void> Supervisor::note_running(std::string branch_id) {
     const Branch* found = services_.catalog.branch_by_id(branch_id);
-    if (found->state == BranchState::kRunning) co_return;
+    if (found->state == BranchState::kRunning || found->password_due) co_return;
     const runtime::InstanceRef instance = instances_.ref(*found);
     const runtime::InstanceStatus status = co_await services_.runtime.inspect(instance);
     if (!status.running || !is_ours_to_start(branch_id)) co_return;

@@ -31,6 +31,7 @@ class Supervisor {
     asio::awaitable<void> watch(std::string branch_id);
     asio::awaitable<void> start_again(std::string branch_id);
     asio::awaitable<void> give_up(std::string branch_id);
+    bool is_unfinished(const std::string& branch_id) const;
     bool is_ours_to_start(const std::string& branch_id) const;
 
     asio::any_io_executor loop_;

@@ -138,7 +138,7 @@ bool eventually(const std::function<bool()>& condition, std::chrono::millisecond
 // ----------------------------------------------------------------------------------------
 
 TestHost::TestHost(HostOptions options)
-    : options_(std::move(options)), base_(make_base_directory()) {
+    : options_(std::move(options)), ports_(options_.wide_ports), base_(make_base_directory()) {
     try {
         prepare();
     } catch (const std::exception&) {
@@ -509,6 +509,8 @@ void TestHost::delete_all_databases(std::vector<std::string>& left) {
         const auto result = bpg({"-y", "db", "delete", name, "--force"});
         if (!result.ok()) left.push_back("db delete " + name + ": " + result.text());
     }
+    const auto purged = bpg({"-y", "trash", "purge", "--all"});
+    if (!purged.ok()) left.push_back("trash purge: " + purged.text());
     wait_until_idle();
 }
 

@@ -68,6 +68,7 @@ struct HostOptions {
     std::string state_size;         ///< the state directory is one
     std::string trash_keep = "0s";  ///< trash.keep
     std::string storage_reserve;    ///< storage.reserve
+    bool wide_ports = false;        ///< room for hundreds of branches; one host at a time
     std::string extra_config;       ///< further YAML lines
     DockerHost::Image image = DockerHost::Image::kDebian;  ///< docker only
 };

@@ -21,7 +21,7 @@ namespace {
 constexpr int kFirstPort = 10'000;
 constexpr int kSlots = 500;  // up to 30 000: the kernel's own choices begin above 32 768
 
-UniqueFd try_lock_slot(int slot) {
+UniqueFd try_lock_slot(const std::string& slot) {
     const auto path =
         std::filesystem::temp_directory_path() / fmt::format("bpg-ports-{}.lock", slot);
     UniqueFd lock(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
@@ -51,10 +51,17 @@ bool port_is_free(std::uint16_t port) {
     return ::bind(socket.get(), &address, sizeof address) == 0;
 }
 
-PortSlot::PortSlot() {
+PortSlot::PortSlot(bool wide) {
+    if (wide) {
+        lock_ = try_lock_slot("wide");
+        first_ = kFirstPort + kSlots * kSize;
+        size_ = kWideSize;
+        if (lock_ && taken().empty()) return;
+        throw std::runtime_error("the wide run of ports is taken");
+    }
     for (int tried = 0; tried < kSlots; ++tried) {
         const int slot = static_cast<int>((::getpid() * 7L + tried) % kSlots);
-        lock_ = try_lock_slot(slot);
+        lock_ = try_lock_slot(std::to_string(slot));
         if (!lock_) continue;
         first_ = static_cast<std::uint16_t>(kFirstPort + slot * kSize);
         if (taken().empty()) return;
@@ -64,7 +71,7 @@ PortSlot::PortSlot() {
 
 std::vector<std::uint16_t> PortSlot::taken() const {
     std::vector<std::uint16_t> taken;
-    for (int port = first_; port < first_ + kSize; ++port) {
+    for (int port = first_; port < first_ + size_; ++port) {
         if (!port_is_free(static_cast<std::uint16_t>(port))) {
             taken.push_back(static_cast<std::uint16_t>(port));
         }

@@ -14,22 +14,24 @@ namespace bpg::test {
 
 class PortSlot {
   public:
-    static constexpr std::uint16_t kSize = 40;  ///< ports in a slot
+    static constexpr std::uint16_t kSize = 40;       ///< ports in a slot
+    static constexpr std::uint16_t kWideSize = 400;  ///< in the one wide slot that there is
 
     /// Takes a free slot, beginning the search at one chosen by our pid. Throws when there is none.
-    PortSlot();
+    explicit PortSlot(bool wide = false);
 
     std::uint16_t first() const { return first_; }
     /// Given to instances: the first to the last but one of the slot.
-    std::uint16_t last_instance() const { return static_cast<std::uint16_t>(first_ + kSize - 2); }
+    std::uint16_t last_instance() const { return static_cast<std::uint16_t>(first_ + size_ - 2); }
     /// The slot's last port, for /metrics.
-    std::uint16_t metrics() const { return static_cast<std::uint16_t>(first_ + kSize - 1); }
+    std::uint16_t metrics() const { return static_cast<std::uint16_t>(first_ + size_ - 1); }
 
     /// Which ports of the slot somebody listens on.
     std::vector<std::uint16_t> taken() const;
 
   private:
     std::uint16_t first_ = 0;
+    std::uint16_t size_ = kSize;
     UniqueFd lock_;
 };
 

@@ -769,7 +769,10 @@ INSTANTIATE_TEST_SUITE_P(ZfsDocker, Housekeeping, ::testing::Values(DriverPair{"
 /// A trash that keeps things for a moment.
 class ShortTrash : public HostSuite<ShortTrash> {
   protected:
-    void adapt(HostOptions& options) const override { options.trash_keep = "3s"; }
+    void adapt(HostOptions& options) const override {
+        options.trash_keep = "3s";
+        options.wide_ports = true;
+    }
 };
 
 TEST_P(ShortTrash, WhatHasWaitedLongEnoughGoesByItself) {

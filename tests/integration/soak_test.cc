@@ -213,7 +213,7 @@ class Soak : public HostSuite<Soak> {
 
     /// Every branch that runs is the one it is called, with the rows of its line.
     static void expect_true_branches() {
-        const Json list = host().bpg_json({"branch", "list"});
+        const Json list = host().bpg_json({"branch", "list", "soak"});
         for (const Json& branch : list.at("items")) {
             const std::string ref = branch.at("ref");
             if (branch.at("state") == "stopped") continue;
