@@ -242,9 +242,16 @@ void Destruction::note_failure(const std::vector<std::string>& branch_ids,
         if (found == nullptr) continue;
         Branch branch = *found;
         branch.last_job = context_.job_id();
-        const std::string again =
-            branch.trash ? "; it is tried again" : "; delete it again to go on";
-        branch.warnings = {"deleting it failed: " + error.message + again};
+        branch.warnings = {"deleting it failed: " + error.message +
+                           (branch.trash ? "; it is tried again" : "")};
+        const auto before = std::find_if(doomed.begin(), doomed.end(),
+                                         [&id](const Doomed& one) { return one.branch_id == id; });
+        if (!branch.trash && before != doomed.end()) {
+            // Nothing was destroyed yet. Whether it still runs is the supervisor's to find out.
+            branch.state =
+                before->should_run ? catalog::BranchState::kFailed : catalog::BranchState::kStopped;
+            branch.should_run = before->should_run;
+        }
         services_.catalog.put(branch, batch);
     }
 }

@@ -51,7 +51,7 @@ class Destruction {
     /// Passwords and logs.
     asio::awaitable<void> remove_files(std::vector<std::string> branch_ids);
     void forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
-    /// Of a job that was cancelled: they are what they were.
+    /// What is not in the trash yet is what it was, or will be once the supervisor has started it.
     void note_failure(const std::vector<std::string>& branch_ids, const std::vector<Doomed>& doomed,
                       const ErrorInfo& error, jobs::Batch& batch) const;
 

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
-#include "jobs/locks.h"
 #include "orchestrator/operations/branch_create.h"
+#include "orchestrator/operations/requests.h"
 #include "orchestrator/operations/services.h"
 
 namespace bpg::operations {

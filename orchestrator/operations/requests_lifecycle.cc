@@ -276,37 +276,32 @@ asio::awaitable<jobs::Job> Requests::undo_delete(std::string what, std::string a
     co_return co_await submit_undo_delete(item, std::move(as), std::move(key));
 }
 
-asio::awaitable<jobs::Job> Requests::submit_undo_delete(catalog::TrashItem item, std::string as,
-                                                        RequestKey key) {
-    const bool is_database = !item.database_id.empty();
-    if (is_database && !as.empty()) {
+/// Its name is free, and its database there.
+void Requests::refuse_way_back(const catalog::TrashItem& item, const std::string& as) const {
+    if (!item.database_id.empty()) {
+        if (as.empty()) return refuse(services_.catalog.can_create_database(item.trash.ref));
         throw Error(ErrorKind::kInvalid, "as_unsupported", "--as is for branches",
                     item.trash.ref + " is a whole database", "bring it back, then: bpg db rename");
     }
-    const auto check_names = [&] {
-        if (is_database) {
-            refuse(services_.catalog.can_create_database(item.trash.ref));
-            return;
-        }
-        const Branch& branch = *services_.catalog.branch_by_id(item.branch_ids.front());
-        const Database& database = *services_.catalog.database_by_id(branch.database_id);
-        const auto [db, name] =
-            catalog::split_ref(as.empty() ? database.name + "/" + branch.name : as);
-        if (database.trash || db != database.name) {
-            throw Error(ErrorKind::kConflict, "database_elsewhere",
-                        "a branch comes back into its own database",
-                        database.trash ? database.name + " is in the trash itself"
-                                       : "it is of " + database.name,
-                        database.trash ? "bring it back first: bpg db undo-delete " + database.name
-                                       : "name it " + database.name + "/…");
-        }
-        if (services_.catalog.branch_named(database.id, name) == nullptr) return;
-        throw Error(ErrorKind::kConflict, "branch_exists",
-                    fmt::format("branch \"{}/{}\" already exists", db, name),
-                    "the name was taken since", fmt::format("give another one: --as {}/NAME", db));
-    };
-    check_names();
-    co_await require_pool_space(services_, 0);
+    const Branch& branch = *services_.catalog.branch_by_id(item.branch_ids.front());
+    const Database& database = *services_.catalog.database_by_id(branch.database_id);
+    const auto [db, name] = catalog::split_ref(as.empty() ? database.name + "/" + branch.name : as);
+    if (database.trash || db != database.name) {
+        throw Error(ErrorKind::kConflict, "database_elsewhere",
+                    "a branch comes back into its own database",
+                    database.trash ? database.name + " is in the trash itself"
+                                   : "it is of " + database.name,
+                    database.trash ? "bring it back first: bpg db undo-delete " + database.name
+                                   : "name it " + database.name + "/…");
+    }
+    if (services_.catalog.branch_named(database.id, name) == nullptr) return;
+    throw Error(ErrorKind::kConflict, "branch_exists",
+                fmt::format("branch \"{}/{}\" already exists", db, name),
+                "the name was taken since", fmt::format("give another one: --as {}/NAME", db));
+}
+
+/// For each branch of an item: the port it had, where that is free, else another.
+asio::awaitable<std::map<std::string, int>> Requests::ports_of_way_back(catalog::TrashItem item) {
     std::map<std::string, int> ports;
     for (const std::string& id : item.branch_ids) {
         const int before = services_.catalog.branch_by_id(id)->trash->port;
@@ -323,8 +318,16 @@ asio::awaitable<jobs::Job> Requests::submit_undo_delete(catalog::TrashItem item,
             taken.push_back(entry.second);
         port = co_await choose_port(taken);
     }
+    co_return ports;
+}
+
+asio::awaitable<jobs::Job> Requests::submit_undo_delete(catalog::TrashItem item, std::string as,
+                                                        RequestKey key) {
+    refuse_way_back(item, as);
+    co_await require_pool_space(services_, 0);
+    const std::map<std::string, int> ports = co_await ports_of_way_back(item);
     item = services_.catalog.trash_item(item.trash.item);  // all of that waited
-    check_names();
+    refuse_way_back(item, as);
 
     jobs::Batch batch;
     UndoDelete::State state;
@@ -332,6 +335,7 @@ asio::awaitable<jobs::Job> Requests::submit_undo_delete(catalog::TrashItem item,
     const json params{{"what", item.trash.item}, {"as", as}};
     jobs::Submission job = submission(UndoDelete::kName, target, params, nullptr, std::move(key));
     state.ref = target;
+    const bool is_database = !item.database_id.empty();
     if (is_database) {
         Database database = *services_.catalog.database_by_id(item.database_id);
         state.database_id = database.id;

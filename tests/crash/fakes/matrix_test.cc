@@ -351,39 +351,13 @@ struct Case {
     bool several = false;    ///< also with a step that fails in one of the jobs only
     bool snapshots_hold = true;
     std::chrono::milliseconds keep{0};  ///< trash.keep
+    unsigned one_in = 1;                ///< the short form takes one in so many runs
     Check check = {};
 };
 
-std::vector<Case> cases() {
+/// With a trash that keeps things.
+std::vector<Case> lifecycle_cases() {
     std::vector<Case> all;
-    for (const bool atomic : {true, false}) {
-        const std::string suffix = atomic ? "Atomic" : "Copied";
-        all.push_back({"DbCreate" + suffix, "db-create", atomic, {}, create_database, true});
-        all.push_back({"BranchCreate" + suffix,
-                       "branch-create",
-                       atomic,
-                       {create_database},
-                       create_branch,
-                       true});
-        all.push_back({"BranchCreateOfStopped" + suffix,
-                       "branch-create",
-                       atomic,
-                       {create_database, stop_main},
-                       create_branch,
-                       true});
-        all.push_back({"BranchDelete" + suffix,
-                       "branch-delete",
-                       atomic,
-                       {create_database, create_branch},
-                       delete_branch,
-                       false});
-        all.push_back({"DbDelete" + suffix,
-                       "db-delete",
-                       atomic,
-                       {create_database, create_branch},
-                       delete_database,
-                       false});
-    }
     for (const bool atomic : {true, false}) {
         const auto add = [&](const std::string& name, const std::string& operation,
                              std::vector<Submit> before, Submit submit, bool undone, Check check) {
@@ -394,6 +368,7 @@ std::vector<Case> cases() {
                       std::move(submit),
                       undone};
             made.keep = std::chrono::hours(24);
+            made.one_in = 3;
             made.check = std::move(check);
             all.push_back(std::move(made));
         };
@@ -431,6 +406,39 @@ std::vector<Case> cases() {
             false, main_is_as_it_was);
         add("BranchCreateFromSnapshot", "branch-create", {create_database, take_snapshot},
             create_from_snapshot, true, main_is_as_it_was);
+    }
+    return all;
+}
+
+std::vector<Case> cases() {
+    std::vector<Case> all;
+    for (const bool atomic : {true, false}) {
+        const std::string suffix = atomic ? "Atomic" : "Copied";
+        all.push_back({"DbCreate" + suffix, "db-create", atomic, {}, create_database, true});
+        all.push_back({"BranchCreate" + suffix,
+                       "branch-create",
+                       atomic,
+                       {create_database},
+                       create_branch,
+                       true});
+        all.push_back({"BranchCreateOfStopped" + suffix,
+                       "branch-create",
+                       atomic,
+                       {create_database, stop_main},
+                       create_branch,
+                       true});
+        all.push_back({"BranchDelete" + suffix,
+                       "branch-delete",
+                       atomic,
+                       {create_database, create_branch},
+                       delete_branch,
+                       false});
+        all.push_back({"DbDelete" + suffix,
+                       "db-delete",
+                       atomic,
+                       {create_database, create_branch},
+                       delete_database,
+                       false});
     }
     all.push_back({"BranchCreateFastAtomic",
                    "branch-create",
@@ -642,7 +650,7 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
 
 TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverTheDaemonVanishes) {
     int runs = 0;
-    Sample sample(GetParam().several ? 12 : 1);
+    Sample sample(GetParam().several ? 12 : GetParam().one_in);
     SCOPED_TRACE(sample.seed());
     for (const std::string& failing : failures()) {
         std::string story = " [" + failing + "]";
@@ -661,7 +669,7 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverTheDaemonVanishes) {
 
 TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhenTheResumedRunVanishesToo) {
     // Of three jobs at once the pairs are too many for one evening: a sample in the long form too.
-    Sample firsts(GetParam().several ? 24 : 1);
+    Sample firsts(GetParam().several ? 24 : GetParam().one_in);
     Sample seconds(16, GetParam().several ? 24 : 1);
     SCOPED_TRACE(seconds.seed());
     SCOPED_TRACE(firsts.seed());
@@ -683,7 +691,7 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhenTheResumedRunVanishesToo) {
 }
 
 TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverItIsCancelled) {
-    Sample cancels(GetParam().several ? 3 : 1);
+    Sample cancels(GetParam().several ? 3 : GetParam().one_in);
     Sample crashes(8, GetParam().several ? 12 : 1);
     SCOPED_TRACE(cancels.seed());
     SCOPED_TRACE(crashes.seed());
@@ -703,6 +711,8 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverItIsCancelled) {
     }
 }
 
+INSTANTIATE_TEST_SUITE_P(Lifecycle, CrashMatrix, ::testing::ValuesIn(lifecycle_cases()),
+                         [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Operations, CrashMatrix, ::testing::ValuesIn(cases()),
                          [](const auto& info) { return info.param.name; });
 

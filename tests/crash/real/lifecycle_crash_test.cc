@@ -112,14 +112,11 @@ class LifecycleCrash : public HostSuite<LifecycleCrash, CrashCase> {
         EXPECT_EQ(host().url(is_new ? "prod/old" : "prod/dev"), dev_url);
     }
     static void expect_there_or_in_the_trash(const std::string& url) {
-        // A delete that failed is gone on with by the same command.
-        if (host().branch_exists("prod/dev") &&
-            host().branch("prod/dev").at("state") == "deleting") {
-            host().bpg_json({"branch", "delete", "prod/dev"});
-        }
         const bool is_there = host().branch_exists("prod/dev");
         EXPECT_EQ(host().bpg_json({"trash", "list"}).at("items").size(), is_there ? 0U : 1U);
         if (!is_there) host().bpg_json({"branch", "undo-delete", "prod/dev"});
+        EXPECT_TRUE(
+            eventually([] { return host().branch("prod/dev").at("state") == "running"; }, 60s));
         EXPECT_EQ(rows(url), kRows + 1);
     }
 };
