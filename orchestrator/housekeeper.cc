@@ -51,8 +51,8 @@ bool Housekeeper::is_put_off(const std::string& what) const {
     return found != put_off_.end() && found->second > Steady::now();
 }
 
-void Housekeeper::put_off(const std::string& what, const Error& why) {
-    log::debug("housekeeping is put off", {{"of", what}, {"why", why.what()}});
+/// What was asked for, or failed, is not asked for again at once.
+void Housekeeper::put_off(const std::string& what) {
     put_off_[what] = Steady::now() + kTryAgainAfter;
 }
 
@@ -74,15 +74,9 @@ asio::awaitable<void> Housekeeper::expire_branches() {
             continue;
         }
         if (queue_.find_open_on(services_.catalog.ref_of(*branch))) continue;
-        std::optional<Error> failure;
-        try {
-            const jobs::Job job = co_await requests_.expire(id);
-            log::info("a branch's time is over", {{"branch", job.target}, {"job", job.id}});
-        } catch (const Error& error) {
-            failure = error;
-        }
-        // A job that fails is not asked for again at once.
-        put_off(id, failure.value_or(Error(ErrorKind::kInternal, "expiring", "it is expiring")));
+        put_off(id);
+        const jobs::Job job = co_await requests_.expire(id);
+        log::info("a branch's time is over", {{"branch", job.target}, {"job", job.id}});
     }
 }
 
@@ -124,16 +118,10 @@ asio::awaitable<void> Housekeeper::empty_trash() {
     if (queue_.find_open_on("trash")) co_return;
     const std::vector<std::string> due = due_items();
     if (due.empty()) co_return;
-    std::optional<Error> failure;
-    try {
-        const jobs::Job job =
-            co_await requests_.purge_items(due, jobs::Priority::kHousekeeping, {});
-        log::info("the trash is emptied", {{"items", std::to_string(due.size())}, {"job", job.id}});
-    } catch (const Error& error) {
-        failure = error;
-    }
     for (const std::string& item : due)
-        put_off(item, failure.value_or(Error(ErrorKind::kInternal, "purging", "it is going")));
+        put_off(item);
+    const jobs::Job job = co_await requests_.purge_items(due, jobs::Priority::kHousekeeping, {});
+    log::info("the trash is emptied", {{"items", std::to_string(due.size())}, {"job", job.id}});
 }
 
 /// A rename is one commit; its daemon may have died before the volumes followed.
@@ -163,14 +151,10 @@ asio::awaitable<void> Housekeeper::follow_names() {
         if (found == nullptr) continue;
         const Branch branch = *found;
         const std::string ref = services_.catalog.ref_of(branch);
-        std::optional<Error> failure;
-        try {
-            co_await services_.storage.set_ref(branch.volume, branch.owner_of_volume(), ref);
-            names_[id] = ref;
-        } catch (const Error& error) {
-            failure = error;
-        }
-        if (failure) put_off("name of " + id, *failure);
+        put_off("name of " + id);
+        co_await services_.storage.set_ref(branch.volume, branch.owner_of_volume(), ref);
+        names_[id] = ref;
+        put_off_.erase("name of " + id);
     }
 }
 

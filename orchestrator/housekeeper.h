@@ -44,7 +44,7 @@ class Housekeeper {
     std::vector<std::string> due_items() const;
     bool has_open_job(const std::string& job_id) const;
     bool is_put_off(const std::string& what) const;
-    void put_off(const std::string& what, const Error& why);
+    void put_off(const std::string& what);
 
     operations::Services& services_;
     jobs::Queue& queue_;
@@ -52,7 +52,7 @@ class Housekeeper {
     jobs::Store& store_;
     config::Reserve reserve_;
     std::function<storage::Space()> space_;
-    std::map<std::string, Steady::time_point> put_off_;  ///< what failed, until when
+    std::map<std::string, Steady::time_point> put_off_;  ///< what was asked for, until when
     std::map<std::string, std::string> names_;           ///< branch id → the ref its volume carries
 };
 

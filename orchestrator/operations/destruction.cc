@@ -60,7 +60,18 @@ void Destruction::move_to_trash(const std::vector<Doomed>& doomed, const std::st
     }
 }
 
+/// One that was brought back since is nobody's to destroy.
+std::vector<std::string> Destruction::still_doomed(std::vector<std::string> branch_ids) const {
+    std::erase_if(branch_ids, [this](const std::string& id) {
+        const Branch* branch = services_.catalog.branch_by_id(id);
+        return branch != nullptr && !branch->trash &&
+               branch->state != catalog::BranchState::kDeleting;
+    });
+    return branch_ids;
+}
+
 asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> branch_ids) {
+    branch_ids = still_doomed(std::move(branch_ids));
     for (const std::string& id : clones_first(branch_ids)) {
         const Branch* branch = services_.catalog.branch_by_id(id);
         if (branch == nullptr) continue;
@@ -160,6 +171,7 @@ std::vector<Snapshot> Destruction::unclaimed_origins() const {
 }
 
 asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> branch_ids) {
+    branch_ids = still_doomed(std::move(branch_ids));
     std::vector<Snapshot> gone;
     for (Snapshot& snapshot : snapshots_of(branch_ids)) {
         const bool is_claimed = services_.shared_snapshots.is_claimed(snapshot.id);
@@ -179,7 +191,7 @@ void Destruction::forget_snapshots(const std::vector<std::string>& branch_ids,
                                    jobs::Batch& batch) const {
     for (const std::string& id : destroyed_)
         services_.catalog.remove_snapshot(id, batch);
-    for (Snapshot& snapshot : snapshots_of(branch_ids)) {
+    for (Snapshot& snapshot : snapshots_of(still_doomed(branch_ids))) {
         snapshot.kind = "origin";
         snapshot.pinned = false;
         services_.catalog.put(snapshot, batch);
@@ -189,7 +201,7 @@ void Destruction::forget_snapshots(const std::vector<std::string>& branch_ids,
 /// Their volumes are gone: they hang on nothing.
 void Destruction::release_origins(const std::vector<std::string>& branch_ids,
                                   jobs::Batch& batch) const {
-    for (const std::string& id : branch_ids) {
+    for (const std::string& id : still_doomed(branch_ids)) {
         const Branch* found = services_.catalog.branch_by_id(id);
         if (found == nullptr) continue;
         Branch branch = *found;
@@ -200,6 +212,7 @@ void Destruction::release_origins(const std::vector<std::string>& branch_ids,
 
 asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_ids) {
     const SecretStore& secrets = services_.secrets;
+    branch_ids = still_doomed(std::move(branch_ids));
     for (const std::string& id : branch_ids) {
         const Branch* branch = services_.catalog.branch_by_id(id);
         if (branch == nullptr) continue;
@@ -219,7 +232,7 @@ asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_
 }
 
 void Destruction::forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const {
-    for (const std::string& id : branch_ids)
+    for (const std::string& id : still_doomed(branch_ids))
         services_.catalog.remove_branch(id, batch);
 }
 

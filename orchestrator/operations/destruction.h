@@ -56,6 +56,7 @@ class Destruction {
                       const ErrorInfo& error, jobs::Batch& batch) const;
 
   private:
+    std::vector<std::string> still_doomed(std::vector<std::string> branch_ids) const;
     std::vector<std::string> clones_first(std::vector<std::string> branch_ids) const;
     std::vector<catalog::Snapshot> snapshots_that_go_before(
         const std::string& volume, const std::vector<std::string>& branch_ids) const;

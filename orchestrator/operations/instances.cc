@@ -169,6 +169,12 @@ asio::awaitable<void> Instances::set_verifier(std::string branch_id, std::string
     co_await await_ready(std::move(branch_id), std::move(verifier));
 }
 
+asio::awaitable<void> Instances::ensure_password(std::string branch_id) {
+    const SecretStore& secrets = services_.secrets;
+    auto work = [&secrets, id = branch(branch_id).password()] { secrets.ensure_password(id); };
+    co_await services_.pool.run(work);
+}
+
 asio::awaitable<void> Instances::forget_password(std::string branch_id) {
     const SecretStore& secrets = services_.secrets;
     auto work = [&secrets, id = branch(branch_id).password()] { secrets.remove_password(id); };

@@ -41,6 +41,8 @@ class Instances {
     asio::awaitable<postgres::ReadyFacts> await_ready_with_password(std::string branch_id);
     /// Gives the superuser of a running branch this SCRAM verifier.
     asio::awaitable<void> set_verifier(std::string branch_id, std::string verifier);
+    /// Makes the branch's own password if there is none; a running server does not learn of it.
+    asio::awaitable<void> ensure_password(std::string branch_id);
     /// Success when there is none.
     asio::awaitable<void> forget_password(std::string branch_id);
     /// Lets users in, and logs in as one: what `bpg url` prints works when this returns.

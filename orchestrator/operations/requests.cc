@@ -183,6 +183,11 @@ asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, Req
         state.branch_ids.push_back(branch.id);
     }
     state.doomed = Destruction::doom(services_.catalog, std::move(doomed), job.job_id, batch);
+    // What waits in the trash could not come back without its database.
+    for (const auto& [id, branch] : services_.catalog.all_branches()) {
+        const bool is_trash = branch.database_id == database.id && branch.trash;
+        if (is_trash && state.purge) state.branch_ids.push_back(id);
+    }
     job.data = state;
     co_return co_await queue_.submit(std::move(job), std::move(batch));
 }

@@ -136,6 +136,7 @@ class Requests {
     asio::awaitable<jobs::Job> submit_undo_delete(catalog::TrashItem item, std::string as,
                                                   RequestKey key);
     std::vector<std::string> all_that_may_go() const;
+    void refuse_while_purged(const catalog::TrashItem& item) const;
     void refuse_way_back(const catalog::TrashItem& item, const std::string& as) const;
     asio::awaitable<std::map<std::string, int>> ports_of_way_back(catalog::TrashItem item);
     void refuse_busy(const std::string& target) const;

@@ -240,21 +240,27 @@ asio::awaitable<jobs::Job> Requests::purge_items(std::vector<std::string> items,
     if (open) co_return *open;
     TrashPurge::State state;
     std::vector<jobs::Lock> locks;
+    std::set<std::string> doomed;
     for (const std::string& id : items) {
         const catalog::TrashItem item = services_.catalog.trash_item(id);
         state.items.push_back(id);
         if (!item.database_id.empty()) {
             state.database_ids.push_back(item.database_id);
             locks.push_back(whole(*services_.catalog.database_by_id(item.database_id)));
+            // What else of it is in the trash could not come back without it.
+            for (const auto& [branch_id, branch] : services_.catalog.all_branches()) {
+                const bool is_of_it = branch.database_id == item.database_id && branch.trash;
+                if (is_of_it) doomed.insert(branch_id);
+            }
+            continue;
         }
         for (const std::string& branch_id : item.branch_ids) {
             const Branch& branch = *services_.catalog.branch_by_id(branch_id);
-            state.branch_ids.push_back(branch_id);
-            if (item.database_id.empty()) {
-                locks.push_back(whole(branch, services_.catalog.ref_of(branch)));
-            }
+            doomed.insert(branch_id);
+            locks.push_back(whole(branch, services_.catalog.ref_of(branch)));
         }
     }
+    state.branch_ids.assign(doomed.begin(), doomed.end());
     jobs::Submission job = submission(TrashPurge::kName, target, params, state, std::move(key));
     job.priority = priority;
     job.locks = std::move(locks);
@@ -269,11 +275,28 @@ asio::awaitable<jobs::Job> Requests::undo_delete(std::string what, std::string a
         if (same) co_return *same;
     }
     const catalog::TrashItem item = services_.catalog.trash_item(what);
+    refuse_while_purged(item);
     const std::string target = as.empty() ? item.trash.ref : as;
     const json params{{"what", item.trash.item}, {"as", as}};
     const auto open = co_await attach(std::string(UndoDelete::kName), target, params);
     if (open) co_return *open;
     co_return co_await submit_undo_delete(item, std::move(as), std::move(key));
+}
+
+void Requests::refuse_while_purged(const catalog::TrashItem& item) const {
+    for (const auto& [number, job] : queue_.open_jobs()) {
+        const auto ids = job->data.find("branch_ids");
+        if (job->operation != TrashPurge::kName || ids == job->data.end()) continue;
+        for (const std::string& id : item.branch_ids) {
+            if (std::find(ids->begin(), ids->end(), json(id)) == ids->end()) continue;
+            throw Error(ErrorKind::kConflict, "trash_item_going",
+                        item.trash.ref + " is being destroyed",
+                        "job " + job->id + " (trash-purge) is open",
+                        "nothing brings it back; cancel that job if it has not begun: bpg job "
+                        "cancel " +
+                            job->id);
+        }
+    }
 }
 
 /// Its name is free, and its database there.
@@ -328,6 +351,7 @@ asio::awaitable<jobs::Job> Requests::submit_undo_delete(catalog::TrashItem item,
     const std::map<std::string, int> ports = co_await ports_of_way_back(item);
     item = services_.catalog.trash_item(item.trash.item);  // all of that waited
     refuse_way_back(item, as);
+    refuse_while_purged(item);
 
     jobs::Batch batch;
     UndoDelete::State state;

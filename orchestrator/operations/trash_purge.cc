@@ -43,8 +43,10 @@ void TrashPurge::forget_snapshots(const State& state, jobs::Batch& batch) const 
 
 void TrashPurge::forget(const State& state, jobs::Batch& batch) const {
     destruction_.forget(state.branch_ids, batch);
-    for (const std::string& id : state.database_ids)
-        services_.catalog.remove_database(id, batch);
+    for (const std::string& id : state.database_ids) {
+        const auto* database = services_.catalog.database_by_id(id);
+        if (database != nullptr && database->trash) services_.catalog.remove_database(id, batch);
+    }
 }
 
 void TrashPurge::record_failure(const State& state, const ErrorInfo& error,

@@ -13,7 +13,7 @@ std::span<const jobs::Step<UndoDelete>> UndoDelete::steps() {
     static constexpr jobs::Step<UndoDelete> kSteps[] = {
         {"start_instances", "start PostgreSQL of what ran", &UndoDelete::start_instances,
          &UndoDelete::remove_instances, nothing_to_record},
-        {"await_ready", "answer a query", &UndoDelete::await_ready, nothing_to_undo,
+        {"await_ready", "answer a query", &UndoDelete::await_ready, &UndoDelete::forget_passwords,
          nothing_to_record},
         {"open_to_users", "let users in", &UndoDelete::open_to_users, nothing_to_undo,
          &UndoDelete::record},
@@ -39,9 +39,20 @@ asio::awaitable<Progress> UndoDelete::await_ready(State& state) {
     for (const Returning& returning : state.branches) {
         if (returning.trash.ran) {
             co_await instances_.await_ready_with_password(returning.branch_id);
+        } else {
+            co_await instances_.ensure_password(returning.branch_id);
         }
     }
     co_return Done{};
+}
+
+/// Those it has not had before.
+asio::awaitable<void> UndoDelete::forget_passwords(const State& state) {
+    for (const Returning& returning : state.branches) {
+        const Branch* branch = services_.catalog.branch_by_id(returning.branch_id);
+        if (branch == nullptr || branch->password_id == returning.password_id) continue;
+        co_await instances_.forget_password(returning.branch_id);
+    }
 }
 
 asio::awaitable<Progress> UndoDelete::open_to_users(State& state) {

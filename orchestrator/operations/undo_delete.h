@@ -41,6 +41,7 @@ class UndoDelete {
     asio::awaitable<jobs::Progress> start_instances(State& state);
     asio::awaitable<jobs::Progress> await_ready(State& state);
     asio::awaitable<jobs::Progress> open_to_users(State& state);
+    asio::awaitable<void> forget_passwords(const State& state);
     asio::awaitable<void> remove_instances(const State& state);
     void record(const State& state, jobs::Batch& batch) const;
 

@@ -255,6 +255,19 @@ asio::awaitable<jobs::Job> bring_database_back(operations::Requests& requests,
                                                const catalog::Catalog&) {
     return requests.undo_delete("prod", "", {});
 }
+asio::awaitable<jobs::Job> bring_incarnation_back(operations::Requests& requests,
+                                                  const catalog::Catalog& catalog) {
+    const auto trash = catalog.trash();
+    const std::string id = trash.empty() ? "none" : trash.front().trash.item;
+    return requests.undo_delete(id, "prod/before", {});
+}
+asio::awaitable<jobs::Job> delete_child(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.branch_delete(delete_request("prod/child"), {});
+}
+/// With all of it that went to the trash before it.
+asio::awaitable<jobs::Job> purge_database(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.trash_purge("prod", {});
+}
 asio::awaitable<jobs::Job> purge_trash(operations::Requests& requests, const catalog::Catalog&) {
     return requests.trash_purge("", {});
 }
@@ -318,6 +331,10 @@ void names_are_old_or_new(const catalog::Catalog& catalog) {
     EXPECT_EQ(other.is_protected, is_switched);
     EXPECT_NE(main.port, other.port);
     EXPECT_NE(main.password(), other.password());
+}
+void incarnation_is_there_or_in_the_trash(const catalog::Catalog& catalog) {
+    expect_running(catalog, "prod/dev");
+    EXPECT_NE(catalog.find_branch("prod/before") != nullptr, catalog.trash().size() == 1);
 }
 void dev_is_there_or_in_the_trash(const catalog::Catalog& catalog) {
     const bool is_there = catalog.find_branch("prod/dev") != nullptr;
@@ -388,6 +405,11 @@ std::vector<Case> lifecycle_cases() {
         add("UndoDeleteOfDatabase", "undo-delete",
             {create_database, create_branch, delete_database}, bring_database_back, true,
             database_is_there_or_in_the_trash);
+        add("UndoDeleteOfIncarnation", "undo-delete", {create_database, create_branch, sync_dev},
+            bring_incarnation_back, true, incarnation_is_there_or_in_the_trash);
+        add("TrashPurgeOfDatabase", "trash-purge",
+            {create_database, create_branch, create_child, delete_child, sync_dev, delete_database},
+            purge_database, false, nothing_is_left);
         add("TrashPurge", "trash-purge",
             {create_database, create_branch, create_child, delete_family}, purge_trash, false,
             main_is_as_it_was);

@@ -75,6 +75,20 @@ TEST_F(Pairs, PromoteNeedsMainToo) {
     expect_refused(call("POST", "/v1/branches/prod/dev/promote"), 409, "busy");
 }
 
+TEST_F(Pairs, WhatIsBeingDestroyedDoesNotComeBack) {
+    jobs::Batch batch;
+    catalog::Branch dev = *catalog_.branch_by_id(dev_);
+    dev.trash = catalog::Trashed{dev.id, "branch", "prod/dev", clock_.now(), clock_.now(), true, 5};
+    catalog_.put(dev, batch);
+    run(store_.commit(std::move(batch)));
+    const json purge = object(call("DELETE", "/v1/trash/" + dev_));
+    ASSERT_TRUE(purge.contains("operation")) << purge;
+    const Response refused = call("POST", "/v1/trash/prod%2Fdev");
+    expect_refused(refused, 409, "trash_item_going");
+    EXPECT_NE(refused.body.find(purge["id"].get<std::string>()), std::string::npos);
+    EXPECT_EQ(open_jobs(), 1U);
+}
+
 TEST_F(Pairs, ADatabaseIsNotDeletedUnderTheJobsOfItsBranches) {
     call("POST", "/v1/branches/prod/dev/stop");
     expect_refused(call("DELETE", "/v1/databases/prod?force=1"), 409, "busy");
