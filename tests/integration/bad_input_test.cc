@@ -132,7 +132,9 @@ TEST_P(BadInput, WrongWordsAreRefusedInTheseWords) {
     expect_refused(
         host(), {"branch", "creat", "shop/x"},
         {2, "usage", "there is no command \"bpg branch creat\"",
-         "bpg branch has: create, list, get, delete", "did you mean \"bpg branch create\"?"});
+         "bpg branch has: create, list, get, delete, undo-delete, sync, promote, rename, "
+         "protect, unprotect, set",
+         "did you mean \"bpg branch create\"?"});
     expect_refused(host(), {"branch", "create", "shop/x", "--frm", "shop/main"},
                    {2, "usage", "bpg branch create has no option --frm",
                     "no option of that name is known here", "did you mean --from?"});
