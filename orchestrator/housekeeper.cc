@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "orchestrator/base/log.h"
+#include "orchestrator/operations/trash_purge.h"
 
 namespace bpg {
 namespace {
@@ -115,7 +116,12 @@ std::vector<std::string> Housekeeper::due_items() const {
 }
 
 asio::awaitable<void> Housekeeper::empty_trash() {
-    if (queue_.find_open_on("trash")) co_return;
+    // One at a time: what one destroys may move what another one looks for.
+    const auto& open = queue_.open_jobs();
+    const bool is_emptied = std::any_of(open.begin(), open.end(), [](const auto& entry) {
+        return entry.second->operation == operations::TrashPurge::kName;
+    });
+    if (is_emptied) co_return;
     const std::vector<std::string> due = due_items();
     if (due.empty()) co_return;
     for (const std::string& item : due)

@@ -91,7 +91,8 @@ std::vector<Snapshot> Destruction::snapshots_that_go_before(
     std::set<std::string> staying;
     for (const auto& [id, branch] : services_.catalog.all_branches()) {
         const bool goes = std::find(branch_ids.begin(), branch_ids.end(), id) != branch_ids.end();
-        if (!goes) staying.insert(branch.volume);
+        // What is in the trash may be on its way out by another job.
+        if (!goes && !branch.trash) staying.insert(branch.volume);
     }
     std::vector<Snapshot> found;
     for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
