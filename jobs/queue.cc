@@ -96,15 +96,20 @@ void Queue::load() {
     });
     load_cancellations();
     load_history();
-    at_work_at_death_ = std::max<std::size_t>(
-        1, std::count_if(open_.begin(), open_.end(), [](const auto& entry) {
-            const Job& job = *entry.second;
-            const bool holds_lock = std::any_of(job.locks.begin(), job.locks.end(),
-                                                [](const Lock& lock) { return lock.held; });
-            return job.state != JobState::kStuck && (job.started_at || holds_lock);
-        }));
+    count_at_work();
     predecessor_died_ = !store_.get(orderly_end_key()).has_value();
     if (!predecessor_died_) leftovers_.remove(orderly_end_key());
+}
+
+/// Those that have begun, as far as their records say.
+void Queue::count_at_work() {
+    const auto count = std::count_if(open_.begin(), open_.end(), [](const auto& entry) {
+        const Job& job = *entry.second;
+        const bool holds_lock = std::any_of(job.locks.begin(), job.locks.end(),
+                                            [](const Lock& lock) { return lock.held; });
+        return job.state != JobState::kStuck && (job.started_at || holds_lock);
+    });
+    at_work_at_death_ = std::max<std::size_t>(1, static_cast<std::size_t>(count));
 }
 
 void Queue::load_cancellations() {

@@ -168,6 +168,7 @@ class Queue {
     std::shared_ptr<Signal> signal_of(const std::string& job_id);
     void load_history();
     void load_cancellations();
+    void count_at_work();
     void refuse_cancel(const Job& job) const;
     Job make_job(Submission submission) const;
     void remember(const RequestKey& key, std::uint64_t number, Batch& batch) const;

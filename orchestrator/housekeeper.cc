@@ -29,14 +29,17 @@ asio::awaitable<void> Housekeeper::run() {
     while (true) {
         std::optional<Error> failure;
         try {
-            if (!std::exchange(knows_names, true)) co_await learn_names();
             co_await expire_branches();
             co_await empty_trash();
+            if (!knows_names) co_await learn_names();
+            knows_names = true;
             co_await follow_names();
         } catch (const Error& error) {
             failure = error;
         }
         if (failure) log::debug("housekeeping is put off", {{"why", failure->what()}});
+        std::erase_if(put_off_,
+                      [now = Steady::now()](const auto& entry) { return entry.second <= now; });
         co_await queue_.changed().wait_until(Steady::now() + kLookEvery);
     }
 }

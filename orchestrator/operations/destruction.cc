@@ -29,7 +29,7 @@ asio::awaitable<void> Destruction::remove_instances(std::vector<std::string> bra
     for (const std::string& id : branch_ids) {
         if (services_.catalog.branch_by_id(id) == nullptr) continue;
         if (keep) {
-            co_await instances_.put_away(id);
+            co_await instances_.stop_or_kill(id);
         } else {
             co_await instances_.remove(id);
         }

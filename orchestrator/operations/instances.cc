@@ -261,7 +261,7 @@ asio::awaitable<void> Instances::stop(std::string branch_id, runtime::StopMode m
     co_await services_.runtime.remove(instance);
 }
 
-asio::awaitable<void> Instances::put_away(std::string branch_id) {
+asio::awaitable<void> Instances::stop_or_kill(std::string branch_id) {
     const runtime::InstanceRef instance = ref(branch(branch_id));
     bool stopped = false;
     try {

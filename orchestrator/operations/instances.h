@@ -50,7 +50,7 @@ class Instances {
     /// Stops it and removes what is left of the instance: a stopped branch has no container.
     asio::awaitable<void> stop(std::string branch_id, runtime::StopMode mode);
     /// Stops it cleanly if it lets itself be stopped within some seconds, else at once.
-    asio::awaitable<void> put_away(std::string branch_id);
+    asio::awaitable<void> stop_or_kill(std::string branch_id);
     /// Stops and removes it at once, whatever state it is in; for undo and delete.
     asio::awaitable<void> remove(std::string branch_id);
     /// Removes the instance's log; for branches that go. Success when there is none.

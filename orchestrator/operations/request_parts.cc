@@ -1,5 +1,7 @@
 #include "orchestrator/operations/request_parts.h"
 
+#include <fmt/format.h>
+
 #include "orchestrator/base/error.h"
 
 namespace bpg::operations {
@@ -24,6 +26,15 @@ jobs::Lock whole(const catalog::Branch& branch, const std::string& ref) {
 
 void refuse(const std::optional<ErrorInfo>& refusal) {
     if (refusal) throw Error(*refusal);
+}
+
+void refuse_in_between(const catalog::Branch& branch, const std::string& ref) {
+    if (branch.state != catalog::BranchState::kDeleting &&
+        branch.state != catalog::BranchState::kCreating)
+        return;
+    throw Error(ErrorKind::kConflict, "busy", "\"" + ref + "\" is busy",
+                fmt::format("it is {}", catalog::to_string(branch.state)),
+                "wait until its job " + branch.last_job + " has ended");
 }
 
 const catalog::Snapshot& given_snapshot(const Services& services, const std::string& id,

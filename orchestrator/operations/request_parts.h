@@ -16,6 +16,9 @@ jobs::Lock whole(const catalog::Branch& branch, const std::string& ref);
 
 void refuse(const std::optional<ErrorInfo>& refusal);
 
+/// Of a branch on its way in or out nothing else is done: kConflict `busy`.
+void refuse_in_between(const catalog::Branch& branch, const std::string& ref);
+
 /// The snapshot a branch is to be made from: by id or unique prefix, of this parent, in one of its
 /// incarnations. kInvalid `snapshot_elsewhere`.
 const catalog::Snapshot& given_snapshot(const Services& services, const std::string& id,

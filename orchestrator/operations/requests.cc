@@ -57,12 +57,7 @@ asio::awaitable<std::optional<jobs::Job>> Requests::attach(std::string operation
     const auto other = queue_.find_open_on(target);
     const bool comes_behind = other && again == jobs::Again::kCoalesce &&
                               other->operation == operation && other->params == params;
-    if (other && !comes_behind) {
-        throw Error(ErrorKind::kConflict, "busy", "\"" + target + "\" is busy",
-                    fmt::format("job {} ({}) is {}, at step {}", other->id, other->operation,
-                                jobs::to_string(other->state), other->step),
-                    "wait for it: bpg job tail -f " + other->id);
-    }
+    if (other && !comes_behind) refuse_busy(target);
     refuse(too_little);
     co_return std::nullopt;
 }
@@ -280,11 +275,7 @@ asio::awaitable<jobs::Job> Requests::submit_control(std::string operation, std::
     const auto open = co_await attach(operation, ref, params);
     if (open) co_return *open;
     const Branch branch = services_.catalog.branch(ref);
-    if (branch.state == BranchState::kDeleting || branch.state == BranchState::kCreating) {
-        throw Error(ErrorKind::kConflict, "busy", "\"" + ref + "\" is busy",
-                    fmt::format("it is {}", catalog::to_string(branch.state)),
-                    "wait until its job " + branch.last_job + " has ended");
-    }
+    refuse_in_between(branch, ref);
     InstanceControlState state;
     state.branch_id = branch.id;
     state.force = force;

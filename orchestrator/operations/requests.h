@@ -137,8 +137,8 @@ class Requests {
                                                   RequestKey key);
     std::vector<std::string> all_that_may_go() const;
     void refuse_while_purged(const catalog::TrashItem& item) const;
-    void refuse_way_back(const catalog::TrashItem& item, const std::string& as) const;
-    asio::awaitable<std::map<std::string, int>> ports_of_way_back(catalog::TrashItem item);
+    void refuse_undo_delete(const catalog::TrashItem& item, const std::string& as) const;
+    asio::awaitable<std::map<std::string, int>> ports_for_undo_delete(catalog::TrashItem item);
     void refuse_busy(const std::string& target) const;
     void refuse_fast() const;
     const catalog::Branch& parent_named(const std::string& text) const;

@@ -40,9 +40,10 @@ void check_label(const std::string& label) {
     const bool has_control = std::any_of(label.begin(), label.end(), [](char c) {
         return static_cast<unsigned char>(c) < 0x20 || c == 0x7f;
     });
-    // A dump with strict handling throws at what is no UTF-8.
-    const bool is_text =
-        json(label).dump(-1, ' ', false, json::error_handler_t::ignore).size() >= label.size() + 2;
+    // Bytes that are no UTF-8 are left out of the dump.
+    const json written =
+        json::parse(json(label).dump(-1, ' ', false, json::error_handler_t::ignore));
+    const bool is_text = written == label;
     if (label.size() <= kLabelMax && !has_control && is_text) return;
     throw Error(ErrorKind::kInvalid, "label_invalid", "this is no label",
                 label.size() > kLabelMax
@@ -63,14 +64,6 @@ void check_settings(const std::map<std::string, std::string>& settings) {
         refusal->hint = "bpg branch set --pg takes settings of PostgreSQL like work_mem=64MB";
         throw Error(*refusal);
     }
-}
-
-/// Of a branch on its way in or out nothing else is done.
-void refuse_in_between(const Branch& branch, const std::string& ref) {
-    if (branch.state != BranchState::kDeleting && branch.state != BranchState::kCreating) return;
-    throw Error(ErrorKind::kConflict, "busy", "\"" + ref + "\" is busy",
-                fmt::format("it is {}", catalog::to_string(branch.state)),
-                "wait until its job " + branch.last_job + " has ended");
 }
 
 }  // namespace
@@ -300,7 +293,7 @@ void Requests::refuse_while_purged(const catalog::TrashItem& item) const {
 }
 
 /// Its name is free, and its database there.
-void Requests::refuse_way_back(const catalog::TrashItem& item, const std::string& as) const {
+void Requests::refuse_undo_delete(const catalog::TrashItem& item, const std::string& as) const {
     if (!item.database_id.empty()) {
         if (as.empty()) return refuse(services_.catalog.can_create_database(item.trash.ref));
         throw Error(ErrorKind::kInvalid, "as_unsupported", "--as is for branches",
@@ -324,7 +317,8 @@ void Requests::refuse_way_back(const catalog::TrashItem& item, const std::string
 }
 
 /// For each branch of an item: the port it had, where that is free, else another.
-asio::awaitable<std::map<std::string, int>> Requests::ports_of_way_back(catalog::TrashItem item) {
+asio::awaitable<std::map<std::string, int>> Requests::ports_for_undo_delete(
+    catalog::TrashItem item) {
     std::map<std::string, int> ports;
     for (const std::string& id : item.branch_ids) {
         const int before = services_.catalog.branch_by_id(id)->trash->port;
@@ -346,11 +340,11 @@ asio::awaitable<std::map<std::string, int>> Requests::ports_of_way_back(catalog:
 
 asio::awaitable<jobs::Job> Requests::submit_undo_delete(catalog::TrashItem item, std::string as,
                                                         RequestKey key) {
-    refuse_way_back(item, as);
+    refuse_undo_delete(item, as);
     co_await require_pool_space(services_, 0);
-    const std::map<std::string, int> ports = co_await ports_of_way_back(item);
+    const std::map<std::string, int> ports = co_await ports_for_undo_delete(item);
     item = services_.catalog.trash_item(item.trash.item);  // all of that waited
-    refuse_way_back(item, as);
+    refuse_undo_delete(item, as);
     refuse_while_purged(item);
 
     jobs::Batch batch;
@@ -643,7 +637,6 @@ asio::awaitable<jobs::Job> Requests::snapshot(std::string ref, std::string label
     state.snapshot_id = new_id();
     state.label = label;
     state.created_by = created_by;
-    state.ref = ref;
     // Always one more: each is its own target, and none attaches to another.
     const json params{{"ref", ref}, {"label", label}, {"snapshot", state.snapshot_id}};
     jobs::Submission job = submission(SnapshotTake::kName, ref, params, state, std::move(key));

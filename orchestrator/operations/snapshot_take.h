@@ -20,7 +20,6 @@ class SnapshotTake {
         std::string volume;  ///< that it is taken of, once the branch is locked
         std::string label;
         std::string created_by;
-        std::string ref;
     };
 
     SnapshotTake(Services& services, jobs::JobContext& context)
@@ -42,6 +41,6 @@ class SnapshotTake {
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(SnapshotTake::State, branch_id, snapshot_id, volume,
-                                                label, created_by, ref)
+                                                label, created_by)
 
 }  // namespace bpg::operations

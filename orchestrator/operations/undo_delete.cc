@@ -32,7 +32,7 @@ asio::awaitable<Progress> UndoDelete::start_instances(State& state) {
 
 asio::awaitable<void> UndoDelete::remove_instances(const State& state) {
     for (const Returning& returning : state.branches)
-        co_await instances_.put_away(returning.branch_id);
+        co_await instances_.stop_or_kill(returning.branch_id);
 }
 
 asio::awaitable<Progress> UndoDelete::await_ready(State& state) {
