@@ -10,18 +10,23 @@
 
 namespace bpg::operations {
 
-class BranchDelete {
+struct BranchDeleteState {
+    std::string branch_id;
+    std::string ref;
+    std::vector<Doomed> doomed;  ///< the branch is the last of them
+    bool purge = true;           ///< nothing is kept
+
+    std::vector<std::string> all_branch_ids() const;
+    std::vector<std::string> all_database_ids() const { return {}; }
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchDeleteState, branch_id, ref, doomed, purge)
+
+class BranchDelete : public DestroyingRows<BranchDeleteState> {
   public:
     static constexpr std::string_view kName = "branch-delete";
 
-    struct State {
-        std::string branch_id;
-        std::string ref;
-        std::vector<Doomed> doomed;  ///< the branch is the last of them
-        bool purge = true;           ///< nothing is kept
-    };
-
-    BranchDelete(Services& services, jobs::JobContext& context) : destruction_(services, context) {}
+    using State = BranchDeleteState;
+    using DestroyingRows::DestroyingRows;
 
     static std::span<const jobs::Step<BranchDelete>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
@@ -29,17 +34,7 @@ class BranchDelete {
 
   private:
     asio::awaitable<jobs::Progress> remove_instance(State& state);
-    asio::awaitable<jobs::Progress> destroy_volume(State& state);
-    asio::awaitable<jobs::Progress> destroy_snapshots(State& state);
-    asio::awaitable<jobs::Progress> remove_files(State& state);
     void move_to_trash(const State& state, jobs::Batch& batch) const;
-    void release_origin(const State& state, jobs::Batch& batch) const;
-    void forget_snapshots(const State& state, jobs::Batch& batch) const;
-    void forget(const State& state, jobs::Batch& batch) const;
-
-    Destruction destruction_;
 };
-
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchDelete::State, branch_id, ref, doomed, purge)
 
 }  // namespace bpg::operations

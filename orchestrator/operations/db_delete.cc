@@ -42,34 +42,6 @@ void DbDelete::move_to_trash(const State& state, jobs::Batch& batch) const {
     services_.catalog.put(database, batch);
 }
 
-void DbDelete::release_origins(const State& state, jobs::Batch& batch) const {
-    destruction_.release_origins(state.branch_ids, batch);
-}
-
-asio::awaitable<Progress> DbDelete::destroy_volumes(State& state) {
-    co_await destruction_.destroy_volumes(state.branch_ids);
-    co_return Done{};
-}
-
-asio::awaitable<Progress> DbDelete::destroy_snapshots(State& state) {
-    co_await destruction_.destroy_snapshots(state.branch_ids);
-    co_return Done{};
-}
-
-asio::awaitable<Progress> DbDelete::remove_files(State& state) {
-    co_await destruction_.remove_files(state.branch_ids);
-    co_return Done{};
-}
-
-void DbDelete::forget_snapshots(const State& state, jobs::Batch& batch) const {
-    destruction_.forget_snapshots(state.branch_ids, batch);
-}
-
-void DbDelete::forget(const State& state, jobs::Batch& batch) const {
-    destruction_.forget(state.branch_ids, batch);
-    services_.catalog.remove_database(state.database_id, batch);
-}
-
 void DbDelete::record_failure(const State& state, const ErrorInfo& error,
                               jobs::Batch& batch) const {
     destruction_.note_failure(state.branch_ids, state.doomed, error, batch);

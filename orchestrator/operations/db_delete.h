@@ -11,20 +11,27 @@
 
 namespace bpg::operations {
 
-class DbDelete {
+struct DbDeleteState {
+    std::string database_id;
+    std::string name;
+    std::vector<std::string> branch_ids;
+    std::vector<Doomed> doomed;
+    bool purge = true;  ///< nothing is kept
+
+    const std::vector<std::string>& all_branch_ids() const { return branch_ids; }
+    std::vector<std::string> all_database_ids() const { return {database_id}; }
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DbDeleteState, database_id, name, branch_ids,
+                                                doomed, purge)
+
+class DbDelete : public DestroyingRows<DbDeleteState> {
   public:
     static constexpr std::string_view kName = "db-delete";
 
-    struct State {
-        std::string database_id;
-        std::string name;
-        std::vector<std::string> branch_ids;
-        std::vector<Doomed> doomed;
-        bool purge = true;  ///< nothing is kept
-    };
+    using State = DbDeleteState;
 
     DbDelete(Services& services, jobs::JobContext& context)
-        : services_(services), destruction_(services, context) {}
+        : DestroyingRows(services, context), services_(services) {}
 
     static std::span<const jobs::Step<DbDelete>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
@@ -32,19 +39,9 @@ class DbDelete {
 
   private:
     asio::awaitable<jobs::Progress> remove_instances(State& state);
-    asio::awaitable<jobs::Progress> destroy_volumes(State& state);
-    asio::awaitable<jobs::Progress> destroy_snapshots(State& state);
-    asio::awaitable<jobs::Progress> remove_files(State& state);
     void move_to_trash(const State& state, jobs::Batch& batch) const;
-    void release_origins(const State& state, jobs::Batch& batch) const;
-    void forget_snapshots(const State& state, jobs::Batch& batch) const;
-    void forget(const State& state, jobs::Batch& batch) const;
 
     Services& services_;
-    Destruction destruction_;
 };
-
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(DbDelete::State, database_id, name, branch_ids,
-                                                doomed, purge)
 
 }  // namespace bpg::operations

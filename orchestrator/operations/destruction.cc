@@ -232,9 +232,17 @@ asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_
     }
 }
 
-void Destruction::forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const {
+void Destruction::forget(const std::vector<std::string>& branch_ids,
+                         const std::vector<std::string>& database_ids, jobs::Batch& batch) const {
     for (const std::string& id : still_doomed(branch_ids))
         services_.catalog.remove_branch(id, batch);
+    const auto& left = services_.catalog.all_branches();
+    for (const std::string& id : database_ids) {
+        const bool is_used = std::any_of(left.begin(), left.end(), [&id](const auto& entry) {
+            return entry.second.database_id == id;
+        });
+        if (!is_used) services_.catalog.remove_database(id, batch);
+    }
 }
 
 void Destruction::note_failure(const std::vector<std::string>& branch_ids,

@@ -50,7 +50,9 @@ class Destruction {
     void forget_snapshots(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
     /// Passwords and logs.
     asio::awaitable<void> remove_files(std::vector<std::string> branch_ids);
-    void forget(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
+    /// With the databases that no branch is left of.
+    void forget(const std::vector<std::string>& branch_ids,
+                const std::vector<std::string>& database_ids, jobs::Batch& batch) const;
     /// What is not in the trash yet is what it was, or will be once the supervisor has started it.
     void note_failure(const std::vector<std::string>& branch_ids, const std::vector<Doomed>& doomed,
                       const ErrorInfo& error, jobs::Batch& batch) const;
@@ -68,6 +70,43 @@ class Destruction {
     jobs::JobContext& context_;
     Instances instances_;
     std::vector<std::string> destroyed_;
+};
+
+/// The rows that destroy what is in the trash: all of trash-purge, and the end of deletes that keep
+/// nothing. `State` says of what, by all_branch_ids() and all_database_ids().
+template <class State>
+class DestroyingRows {
+  public:
+    DestroyingRows(Services& services, jobs::JobContext& context)
+        : destruction_(services, context) {}
+
+  protected:
+    asio::awaitable<jobs::Progress> destroy_volumes(State& state) {
+        const std::vector<std::string> ids = state.all_branch_ids();
+        co_await destruction_.destroy_volumes(ids);
+        co_return jobs::Done{};
+    }
+    asio::awaitable<jobs::Progress> destroy_snapshots(State& state) {
+        const std::vector<std::string> ids = state.all_branch_ids();
+        co_await destruction_.destroy_snapshots(ids);
+        co_return jobs::Done{};
+    }
+    asio::awaitable<jobs::Progress> remove_files(State& state) {
+        const std::vector<std::string> ids = state.all_branch_ids();
+        co_await destruction_.remove_files(ids);
+        co_return jobs::Done{};
+    }
+    void release_origins(const State& state, jobs::Batch& batch) const {
+        destruction_.release_origins(state.all_branch_ids(), batch);
+    }
+    void forget_snapshots(const State& state, jobs::Batch& batch) const {
+        destruction_.forget_snapshots(state.all_branch_ids(), batch);
+    }
+    void forget(const State& state, jobs::Batch& batch) const {
+        destruction_.forget(state.all_branch_ids(), state.all_database_ids(), batch);
+    }
+
+    Destruction destruction_;
 };
 
 }  // namespace bpg::operations

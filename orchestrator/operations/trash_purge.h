@@ -10,35 +10,25 @@
 
 namespace bpg::operations {
 
-class TrashPurge {
+struct TrashPurgeState {
+    std::vector<std::string> items;
+    std::vector<std::string> branch_ids;
+    std::vector<std::string> database_ids;
+
+    const std::vector<std::string>& all_branch_ids() const { return branch_ids; }
+    const std::vector<std::string>& all_database_ids() const { return database_ids; }
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(TrashPurgeState, items, branch_ids, database_ids)
+
+class TrashPurge : public DestroyingRows<TrashPurgeState> {
   public:
     static constexpr std::string_view kName = "trash-purge";
-
-    struct State {
-        std::vector<std::string> items;
-        std::vector<std::string> branch_ids;
-        std::vector<std::string> database_ids;
-    };
-
-    TrashPurge(Services& services, jobs::JobContext& context)
-        : services_(services), destruction_(services, context) {}
+    using State = TrashPurgeState;
+    using DestroyingRows::DestroyingRows;
 
     static std::span<const jobs::Step<TrashPurge>> steps();
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
     nlohmann::json result(const State& state) const;
-
-  private:
-    asio::awaitable<jobs::Progress> destroy_volumes(State& state);
-    asio::awaitable<jobs::Progress> destroy_snapshots(State& state);
-    asio::awaitable<jobs::Progress> remove_files(State& state);
-    void release_origins(const State& state, jobs::Batch& batch) const;
-    void forget_snapshots(const State& state, jobs::Batch& batch) const;
-    void forget(const State& state, jobs::Batch& batch) const;
-
-    Services& services_;
-    Destruction destruction_;
 };
-
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(TrashPurge::State, items, branch_ids, database_ids)
 
 }  // namespace bpg::operations
