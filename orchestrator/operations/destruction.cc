@@ -1,6 +1,7 @@
 #include "orchestrator/operations/destruction.h"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 
 #include "orchestrator/base/error.h"
@@ -80,8 +81,30 @@ asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> bran
         services_.shared_snapshots.release(id);
         for (const Snapshot& snapshot : snapshots_that_go_before(volume, branch_ids))
             co_await destroy_unless_cloned(snapshot);
-        co_await services_.storage.destroy_volume(volume, owner);
+        co_await destroy_volume(volume, owner);
     }
+}
+
+/// A snapshot of ours that is in the way is let go of by another job, which is just destroying what
+/// was cut from it: this one is tried again.
+asio::awaitable<void> Destruction::destroy_volume(std::string volume, std::string owner) {
+    std::vector<std::string> known;  // before: who lets go of one forgets it as well
+    for (const auto& [id, snapshot] : services_.catalog.snapshots())
+        known.push_back(id);
+    std::optional<Error> failure;
+    try {
+        co_await services_.storage.destroy_volume(volume, owner);
+        co_return;
+    } catch (const Error& error) {
+        failure = error;
+    }
+    const std::string& named = failure->info().detail;
+    const bool is_ours = std::any_of(known.begin(), known.end(), [&named](const auto& id) {
+        return named.find(id) != std::string::npos;
+    });
+    if (failure->code() != "volume_has_snapshots" || !is_ours) throw *failure;
+    throw Error(ErrorKind::kUnavailable, "volume_busy", failure->info().message, named,
+                "it is tried again");
 }
 
 /// Its own, and those whose volume is gone or going: ZFS may have moved them to this one, which was

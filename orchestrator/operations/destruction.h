@@ -62,6 +62,7 @@ class Destruction {
     std::vector<std::string> clones_first(std::vector<std::string> branch_ids) const;
     std::vector<catalog::Snapshot> snapshots_that_go_before(
         const std::string& volume, const std::vector<std::string>& branch_ids) const;
+    asio::awaitable<void> destroy_volume(std::string volume, std::string owner);
     asio::awaitable<bool> destroy_unless_cloned(catalog::Snapshot snapshot);
     std::vector<catalog::Snapshot> snapshots_of(const std::vector<std::string>& branch_ids) const;
     std::vector<catalog::Snapshot> unclaimed_origins() const;

@@ -66,6 +66,13 @@ std::string joined(const std::vector<std::string>& names) {
     return fmt::format("{}", fmt::join(names, ", "));
 }
 
+/// Somebody destroys them at the same time.
+[[noreturn]] void throw_clones_changed(const std::string& volume) {
+    throw Error(ErrorKind::kUnavailable, "volume_busy",
+                fmt::format("cannot destroy the volume {}", volume),
+                "clones of its snapshots went meanwhile", "it is tried again");
+}
+
 }  // namespace
 
 std::optional<Identity> zfs_identity(const ZfsRow& row) {
@@ -443,6 +450,7 @@ void ZfsVolumes::give_snapshots_away(const std::string& volume) const {
     const std::string heir = heir_of(volume, clones);
     const ZfsAnswer answer = command_.zfs({"promote", heir});
     if (answer.ok() || answer.trouble == ZfsTrouble::kUnavailable) return;
+    if (!look({heir}).contains(heir)) throw_clones_changed(volume);
     if (answer.trouble != ZfsTrouble::kOther && answer.trouble != ZfsTrouble::kExists) {
         throw zfs_error(fmt::format("promote {}", heir), answer);
     }
@@ -452,11 +460,14 @@ void ZfsVolumes::give_snapshots_away(const std::string& volume) const {
 std::string ZfsVolumes::heir_of(const std::string& volume,
                                 const std::vector<std::string>& clones) const {
     const ZfsTable table = look(clones);
+    bool has_changed = false;
     for (const std::string& clone : clones) {
         const auto found = table.find(clone);
+        has_changed = has_changed || found == table.end();
         const bool below = clone.starts_with(base_ + "/");
         if (below && found != table.end() && zfs_identity(found->second)) return clone;
     }
+    if (has_changed) throw_clones_changed(volume);
     throw Error(ErrorKind::kConflict, "volume_has_clones",
                 fmt::format("cannot destroy the volume {}", volume),
                 "clones that are not ours hang on its snapshots: " + joined(clones),

@@ -834,6 +834,35 @@ TEST_P(ShortTrash, ManyBranchesAreListedFast) {
 INSTANTIATE_TEST_SUITE_P(Btrfs, ShortTrash, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
 
+/// Nothing is kept: a delete destroys.
+class Deletes : public HostSuite<Deletes> {};
+
+TEST_P(Deletes, AParentMayFollowItsChildBeforeThatIsDestroyed) {
+    database("shop");
+    for (int round = 0; round < 8; ++round) {
+        create("shop/parent");
+        create("shop/child", {"--from", "shop/parent"});
+        const std::string child =
+            host().bpg_json({"--no-wait", "branch", "delete", "shop/child"}).at("id");
+        CliResult parent;
+        // Refused for as long as the child has its name.
+        ASSERT_TRUE(eventually(
+            [&] {
+                parent = host().bpg({"-y", "-o", "json", "branch", "delete", "shop/parent"});
+                return parent.ok() || parent.error().code != "branch_has_children";
+            },
+            30s));
+        EXPECT_TRUE(parent.ok()) << "round " << round << ": " << parent.text();
+        EXPECT_EQ(host().finished_job(child).at("state"), "succeeded") << "round " << round;
+        if (HasFailure()) break;
+    }
+    host().wait_until_idle();
+    EXPECT_EQ(host().compare_world_with_catalog(), "");
+    remove_database("shop");
+}
+
+INSTANTIATE_TEST_SUITE_P(Zfs, Deletes, ::testing::Values(DriverPair{"zfs", "process"}), pair_name);
+
 INSTANTIATE_TEST_SUITE_P(Btrfs, Lifecycle, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, Lifecycle, ::testing::Values(DriverPair{"zfs", "docker"}),
