@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 
 #include "cli/failure.h"
 #include "orchestrator/base/id.h"
@@ -83,6 +84,17 @@ std::string trash_target(std::string_view what) {
 
 std::string job_target(std::string_view id) {
     return "/v1/jobs/" + percent_encode(id);
+}
+
+std::string wal_target(const BranchRef& ref) {
+    return "/v1/wal/" + ref.database + "/" + ref.branch;
+}
+
+std::optional<int> parse_whole_number(std::string_view text) {
+    int value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
+    return value;
 }
 
 }  // namespace bpg::cli

@@ -2,6 +2,7 @@
 // shape is checked here, so that a slip is answered without a daemon; the daemon checks again.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -21,6 +22,9 @@ BranchRef parse_branch_ref(std::string_view text);
 /// Throws (exit 2) Error `name_invalid` unless it is a valid name.
 std::string parse_database_name(std::string_view text);
 
+/// Nothing unless all of the text is a whole number.
+std::optional<int> parse_whole_number(std::string_view text);
+
 /// The nearest of `candidates` to what was typed, when it is near enough to be meant; else empty.
 std::string did_you_mean(std::string_view typed, const std::vector<std::string>& candidates);
 
@@ -35,6 +39,8 @@ std::string database_target(std::string_view name);
 std::string snapshot_target(std::string_view id);
 /// "/v1/trash/id": an id, or what it was called
 std::string trash_target(std::string_view what);
+/// "/v1/wal/db/br"
+std::string wal_target(const BranchRef& ref);
 /// "/v1/jobs/id"
 std::string job_target(std::string_view id);
 

@@ -343,6 +343,32 @@ std::string snapshot_table(const Session& session, const json& items) {
     return table.render(session.terminal().width, session.terminal().out_colour);
 }
 
+/// A row a restorable range; of an archive that has none, one row.
+std::string wal_table(const Session& session, const json& items) {
+    Table table({{"BRANCH", Align::kLeft, true},
+                 {"INC", Align::kRight},
+                 {"SEGMENTS", Align::kRight},
+                 {"SIZE", Align::kRight},
+                 {"PENDING", Align::kRight},
+                 {"GAPS", Align::kRight},
+                 {"RESTORABLE FROM"},
+                 {"TO"}});
+    for (const json& item : items) {
+        json ranges = member(item, "restorable");
+        if (ranges.empty()) ranges.push_back(json::object());
+        for (const json& range : ranges) {
+            const bool is_range = range.contains("from");
+            const std::string to = text_of(range, "to");
+            table.add({text_of(item, "branch"), dash(scalar_of(item, "incarnation_number")),
+                       dash(scalar_of(item, "segments")), size_of(member(item, "compressed_bytes")),
+                       dash(scalar_of(item, "pending")),
+                       std::to_string(member(item, "gaps").size()), dash(text_of(range, "from")),
+                       std::string(!is_range ? "-" : to.empty() ? "now" : to)});
+        }
+    }
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
 std::string trash_table(const Session& session, const json& items) {
     Table table({{"ID"},
                  {"KIND"},

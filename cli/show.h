@@ -25,6 +25,7 @@ std::string branch_table(const Session& session, const nlohmann::json& items);
 /// The same, children below their parents.
 std::string branch_tree(const Session& session, const nlohmann::json& items);
 std::string snapshot_table(const Session& session, const nlohmann::json& items);
+std::string wal_table(const Session& session, const nlohmann::json& items);
 std::string trash_table(const Session& session, const nlohmann::json& items);
 std::string job_table(const Session& session, const nlohmann::json& items);
 /// One row a branch over all databases, and a few lines about the daemon.

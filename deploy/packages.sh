@@ -7,7 +7,7 @@ readonly BUILD_PACKAGES=(
     cmake ninja-build clang-19 lld-19 ccache pkg-config
     libboost1.81-dev libboost-system1.81-dev libboost-url1.81-dev libpqxx-dev librocksdb-dev
     libyaml-cpp-dev prometheus-cpp-dev nlohmann-json3-dev libcli11-dev libfmt-dev libabsl-dev
-    libssl-dev libzstd-dev)
+    libssl-dev libzstd-dev libxxhash-dev)
 readonly RUN_PACKAGES=(postgresql-15 postgresql-client-15 btrfs-progs util-linux mount)
 readonly TEST_PACKAGES=(
     git python3 clang-format-19 clang-tidy-19 libclang-rt-19-dev llvm-19 libgtest-dev libgmock-dev

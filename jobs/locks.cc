@@ -19,7 +19,8 @@ constexpr std::array<std::pair<LockMode, std::string_view>, 4> kModeNames{{
 
 /// 0 is the pool; what is of no kind we know comes last.
 std::size_t level(const std::string& resource) {
-    constexpr std::array<std::string_view, 4> kKinds{"pool", "database", "branch", "snapshot"};
+    constexpr std::array<std::string_view, 5> kKinds{"pool", "database", "branch", "snapshot",
+                                                     "wal"};
     const std::string_view kind = std::string_view(resource).substr(0, resource.find('/'));
     return static_cast<std::size_t>(std::find(kKinds.begin(), kKinds.end(), kind) - kKinds.begin());
 }

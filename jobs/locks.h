@@ -5,7 +5,8 @@
 // A lock belongs to rows of its job's table: it is taken before the first that needs it, and let go
 // in the commit that ends the last. What a job holds is part of its record, written before anything
 // is done under it, so that a daemon that was killed goes on with exactly the locks it had. No job
-// waits for a lock that comes before one it holds (pool, database, branch, snapshot; then by name):
+// waits for a lock that comes before one it holds (pool, database, branch, snapshot, wal; then by
+// name):
 // that is why two jobs can never wait for one another.
 #pragma once
 
@@ -29,7 +30,8 @@ bool compatible(LockMode one, LockMode other);
 LockMode intention(LockMode mode);
 
 struct Lock {
-    std::string resource = {};  ///< "pool", "database/<id>", "branch/<id>", "snapshot/<id>"
+    std::string resource = {};  ///< "pool", "database/<id>", "branch/<id>", "snapshot/<id>",
+                                ///< "wal/<incarnation id>"
     std::vector<std::string> above = {};  ///< resources that contain it, the pool first
     LockMode mode = LockMode::kShared;
     std::string shown_as = {};    ///< how a user knows it: "prod/main"

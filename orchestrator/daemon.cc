@@ -38,6 +38,7 @@
 #include "orchestrator/runtime_drivers.h"
 #include "orchestrator/storage_drivers.h"
 #include "orchestrator/supervisor.h"
+#include "orchestrator/wal/local_archives.h"
 
 namespace bpg {
 namespace {
@@ -69,6 +70,7 @@ operations::Settings operation_settings(const config::Config& config) {
     settings.postgres_config = config.postgres.config;
     settings.socket_root = config.instance_sockets_dir();
     settings.log_root = config.paths.state / "logs";
+    settings.wal_helper = config.helper_dir() / kWalHelper;
     settings.stop_timeout = config.runtime.stop_timeout;
     settings.trash_keep = config.trash.keep;
     return settings;
@@ -126,6 +128,7 @@ class Daemon {
     std::unique_ptr<runtime::Runtime> runtime_;
     postgres::PqxxPostgres postgres_{pool_};
     postgres::LocalDataDirectories data_directories_{pool_};
+    wal::LocalArchives archives_;
     catalog::Catalog catalog_;
     operations::SharedSnapshots shared_snapshots_{catalog_};
     operations::Services services_;
@@ -165,9 +168,10 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
       storage_(open_storage(config_, place_, pool_)),
       measured_storage_(open_storage(config_, place_, background_pool_)),
       runtime_(open_runtime(config_, pool_, loop_.get_executor())),
-      services_{catalog_,  shared_snapshots_,          *storage_, *runtime_,
-                postgres_, data_directories_,          secrets_,  pool_,
-                clock_,    operation_settings(config_)},
+      archives_(config_.paths.wal_archive, pool_),
+      services_{catalog_,          shared_snapshots_, *storage_, *runtime_,
+                postgres_,         data_directories_, archives_, secrets_,
+                pool_,             clock_,            operation_settings(config_)},
       store_(config_.store_dir(), loop_.get_executor(), metrics_),
       job_logs_(config_.job_logs_dir(), config_.jobs.log_max),
       history_(
@@ -205,11 +209,10 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
         std::vector<std::string> steps;
         for (const jobs::StepName& step : entry.steps)
             steps.emplace_back(step.name);
-        const bool has_modes = name == "branch-create" || name == "branch-sync";
-        metrics_.declare_operation(
-            name,
-            has_modes ? std::vector<std::string>{"safe", "fast"} : std::vector<std::string>{""},
-            steps);
+        std::vector<std::string> modes{""};
+        if (name == "branch-sync") modes = {"safe", "fast"};
+        if (name == "branch-create") modes = {"safe", "fast", "pitr"};
+        metrics_.declare_operation(name, modes, steps);
     }
     if (!options.crash_at.empty()) crash_.arm_crash(options.crash_at);
     if (!options.fail_at.empty()) crash_.arm_failure(options.fail_at);

@@ -12,6 +12,26 @@
 #include "orchestrator/storage_drivers.h"
 
 namespace bpg {
+namespace {
+
+constexpr std::size_t kHelperMax = 64U << 20U;
+
+/// Instances must be able to read it, wherever bpgd itself was installed. It is replaced as a
+/// whole: an instance that runs it just then goes on with the one before.
+void install_helper(const config::Config& config) {
+    const std::filesystem::path ours = std::filesystem::read_symlink("/proc/self/exe");
+    const std::filesystem::path source = ours.parent_path() / kWalHelper;
+    const auto wanted = read_file(source, kHelperMax);
+    if (!wanted) {
+        throw Error(ErrorKind::kNotFound, "helper_missing", "bpg-wal is not there",
+                    source.string() + " does not exist", "install bpg-wal beside bpgd");
+    }
+    const std::filesystem::path target = config.helper_dir() / kWalHelper;
+    if (read_file(target, kHelperMax) == wanted) return;
+    write_file_durably(target, *wanted, 0755);
+}
+
+}  // namespace
 
 void ensure_directories(const config::Config& config) {
     // Said first, by its name: otherwise some file in it that cannot be changed would be blamed.
@@ -28,6 +48,10 @@ void ensure_directories(const config::Config& config) {
     ensure_directory(config.paths.state / "logs", 0700);
     ensure_directory(config.paths.run, 0755);
     ensure_directory(config.instance_sockets_dir(), 0711);
+    std::filesystem::create_directories(config.paths.wal_archive.parent_path());
+    ensure_directory(config.paths.wal_archive, 0711);
+    ensure_directory(config.helper_dir(), 0755);
+    install_helper(config);
 }
 
 nlohmann::json initialise(const config::Config& asked) {

@@ -8,6 +8,9 @@
 
 namespace bpg {
 
+/// The name of the program that archives and restores WAL for PostgreSQL.
+inline constexpr const char* kWalHelper = "bpg-wal";
+
 /// Makes directories, pool file, volume root and store where they are missing. Blocking; root only.
 /// Answers {"storage":{driver,why,pool,root},"runtime":{driver,version,why},"warnings":[…],
 /// "config_updates":{…}}: what it found and what belongs into the config file. Throws bpg::Error.

@@ -1,7 +1,6 @@
 // bpg branch …: branches of a database.
 #include <fmt/format.h>
 
-#include <charconv>
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
@@ -11,13 +10,6 @@
 
 namespace bpg::cli {
 namespace {
-
-std::optional<int> parse_whole_number(const std::string& text) {
-    int value = 0;
-    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-    if (error != std::errc{} || end != text.data() + text.size()) return std::nullopt;
-    return value;
-}
 
 /// "7d", or "none"; checked here so that a slip is answered without a daemon.
 std::string parse_ttl(const std::string& text) {
@@ -41,6 +33,15 @@ int create(Session& session, const Arguments& arguments) {
     if (const auto ttl = arguments.find("--ttl")) body["ttl"] = parse_ttl(*ttl);
     if (arguments.has("--stopped")) body["stopped"] = true;
     if (arguments.has("--if-not-exists")) body["if_not_exists"] = true;
+    if (arguments.has("--no-archive")) body["no_archive"] = true;
+    if (const auto time = arguments.find("--pitr")) body["pitr"] = *time;
+    if (const auto lsn = arguments.find("--at-lsn")) body["at_lsn"] = *lsn;
+    if (const auto name = arguments.find("--at-restore-point")) body["at_restore_point"] = *name;
+    if (arguments.has("--dry-run")) {
+        body["dry_run"] = true;
+        show_object(session, submit(session, {"POST", "/v1/branches", body}));
+        return 0;
+    }
     const nlohmann::json branch = run_mutation(session, {"POST", "/v1/branches", body});
     const std::string parent = text_of(branch, "parent");
     const bool came_from_ref = text_of(body, "from").find('/') != std::string::npos;
@@ -204,8 +205,13 @@ std::span<const Command> branch_commands() {
           {"--fast", "",
            "no checkpoint on the parent: the cut is instant, recovery may take longer"},
           {"--snapshot", "ID", "as it was in this snapshot"},
+          {"--pitr", "TIME", "as it was then: 2025-10-07T14:30:00Z, or 2 hours ago, or 90m"},
+          {"--at-lsn", "LSN", "as it was at this position of its WAL"},
+          {"--at-restore-point", "NAME", "as it was when pg_create_restore_point() was called"},
           {"--ttl", "D", "to the trash after this time, like 7d"},
           {"--stopped", "", "leave it stopped"},
+          {"--no-archive", "", "do not archive its WAL: no points in time of it"},
+          {"--dry-run", "", "of a point in time: say from what it would be restored"},
           {"--if-not-exists", "", "succeed with the existing branch"}},
          create,
          false,

@@ -86,6 +86,12 @@ struct Branch {
     std::string storage_driver;
     std::string incarnation_id;
     int incarnation_number = 1;
+    std::optional<WallTime> incarnation_at;  ///< since when it is this incarnation
+    /// Of a replaced incarnation in the trash: id of the branch that it was.
+    std::string incarnation_of;
+    bool archives = true;  ///< its WAL is archived
+    /// WAL of this incarnation that is older was removed, or is about to be: a segment name.
+    std::string wal_kept_from;
     WallTime created_at{};
     std::optional<WallTime> expires_at;
     bool is_protected = false;
@@ -150,7 +156,9 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Database, id, name, pg_version, 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(CreatedFrom, snapshot, mode, lsn, at)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Branch, id, database_id, name, parent_id, state,
                                                 should_run, host, port, volume, storage_driver,
-                                                incarnation_id, incarnation_number, created_at,
+                                                incarnation_id, incarnation_number,
+                                                incarnation_at, incarnation_of, archives,
+                                                wal_kept_from, created_at,
                                                 expires_at, is_protected, timeline,
                                                 system_identifier, created_from, last_job, warnings,
                                                 settings, volume_owner, password_id, password_due,

@@ -173,6 +173,8 @@ struct Config {
     std::filesystem::path store_dir() const { return paths.state / "state"; }      ///< RocksDB
     std::filesystem::path job_logs_dir() const { return paths.state / "jobs"; }    ///< logs of jobs
     std::filesystem::path secrets_dir() const { return paths.state / "secrets"; }  ///< files 0600
+    /// Programs that instances run, where they can read them.
+    std::filesystem::path helper_dir() const { return paths.state / "bin"; }
     /// Sockets of the instances, one directory each, by incarnation id.
     std::filesystem::path instance_sockets_dir() const { return paths.run / "i"; }
 

@@ -4,6 +4,7 @@
 
 #include "orchestrator/base/error.h"
 #include "orchestrator/base/id.h"
+#include "orchestrator/operations/base_snapshot.h"
 #include "orchestrator/operations/pool_space.h"
 
 namespace bpg::operations {
@@ -15,6 +16,7 @@ using jobs::Rewind;
 
 constexpr std::string_view kTakeSnapshot = "take_snapshot";
 constexpr std::string_view kCloneVolume = "clone_volume";
+constexpr std::string_view kStartInstance = "start_instance";
 constexpr std::string_view kFinishBackup = "finish_backup";
 constexpr std::string_view kSessionEnded =
     "the backup session of the snapshot ended with the daemon";
@@ -65,14 +67,14 @@ std::span<const jobs::Step<BranchCreate>> BranchCreate::steps() {
          &BranchCreate::destroy_volume, nothing_to_record},
         {"prepare_clone", "remove what belongs to the parent's server",
          &BranchCreate::prepare_clone, nothing_to_undo, nothing_to_record},
-        {"start_instance", "start PostgreSQL on the clone", &BranchCreate::start_instance,
+        {kStartInstance, "start PostgreSQL on the clone", &BranchCreate::start_instance,
          &BranchCreate::remove_instance, nothing_to_record},
         {"await_ready", "recover, answer a query, get its own password", &BranchCreate::await_ready,
          &BranchCreate::forget_password, nothing_to_record},
         {"open_to_users", "let users in", &BranchCreate::open_to_users, nothing_to_undo,
          nothing_to_record},
         {kFinishBackup, "end backup mode and record the snapshot", &BranchCreate::finish_backup,
-         nothing_to_undo, &BranchCreate::record_snapshot},
+         &BranchCreate::destroy_own_snapshot, &BranchCreate::record_snapshot},
         {"publish", "make the branch visible", &BranchCreate::publish, nothing_to_undo,
          &BranchCreate::record_branch},
     };
@@ -114,6 +116,7 @@ postgres::CloneSpec BranchCreate::clone_spec(const State& state,
     spec.incarnation_id = branch(state).incarnation_id;
     spec.owner = instances_.owner(branch(state));
     spec.new_timeline = state.new_timeline;
+    spec.archives = branch(state).archives;
     return spec;
 }
 
@@ -128,6 +131,10 @@ asio::awaitable<bool> BranchCreate::parent_runs(const State& state) {
 asio::awaitable<Progress> BranchCreate::take_snapshot(State& state) {
     co_await instances_.prepare_engine(state.branch_id);
     co_await require_pool_space(services_, 0);
+    if (state.restore.is_wanted()) {
+        co_await point_in_time_.secure_wal(state.restore, state.snapshot_id);
+        co_return Done{};
+    }
     // clone_volume copies from the parent itself, or from a snapshot that is there.
     if (!services_.storage.atomic() || state.is_given) co_return Done{};
     const SharedSnapshots::Place place = co_await services_.shared_snapshots.enter(
@@ -204,6 +211,7 @@ asio::awaitable<void> BranchCreate::snapshot_running_parent(State& state,
     if (state.fast) {
         const auto session =
             co_await examined<postgres::ParentSession>(state, services_.postgres.fence(endpoint));
+        state.start_lsn = postgres::to_string((co_await session->position()).lsn);
         co_await services_.storage.snapshot(snapshot);
         const postgres::Position position = co_await session->position();
         state.mode = "fast";
@@ -302,6 +310,10 @@ asio::awaitable<Progress> BranchCreate::clone_volume(State& state) {
     if (services_.storage.atomic()) {
         if (is_lost(state)) co_return begin_again(state, std::string(kSessionEnded));
         co_await services_.storage.clone(snapshot_ref(state), volume, mine);
+        if (state.restore.is_wanted()) {
+            const std::filesystem::path place = services_.storage.volume_path(volume);
+            co_await point_in_time_.bring_tail(state.restore, place);
+        }
         co_return Done{};
     }
     // A finished copy holds its label already (prepared before it got its name), but what this step
@@ -387,18 +399,28 @@ asio::awaitable<Progress> BranchCreate::prepare_clone(State& state) {
 }
 
 asio::awaitable<Progress> BranchCreate::start_instance(State& state) {
-    co_await instances_.start(state.branch_id, /*open=*/false);
+    std::optional<Recovery> recovery;
+    if (state.restore.is_wanted()) {
+        const std::string volume = branch(state).volume;
+        recovery = point_in_time_.recovery(state.restore, services_.storage.volume_path(volume));
+    }
+    co_await instances_.start(state.branch_id, /*open=*/false, std::move(recovery));
     co_return Done{};
 }
 
 asio::awaitable<void> BranchCreate::remove_instance(const State& state) {
     co_await instances_.remove(state.branch_id);
-    co_await instances_.remove_log(state.branch_id);
+    co_await instances_.remove_files(state.branch_id);
 }
 
 asio::awaitable<Progress> BranchCreate::await_ready(State& state) {
-    const postgres::ReadyFacts facts =
-        co_await instances_.await_ready_with_password(state.branch_id);
+    if (state.restore.is_wanted()) {
+        const auto not_yet = co_await await_recovery(state);
+        if (not_yet) co_return *not_yet;
+    } else {
+        ready_ = co_await instances_.await_ready_with_password(state.branch_id);
+    }
+    const postgres::ReadyFacts facts = *ready_;
     state.timeline = facts.timeline;
     state.system_identifier = facts.system_identifier;
     const std::filesystem::path data = instances_.data_directory(branch(state));
@@ -412,6 +434,56 @@ asio::awaitable<Progress> BranchCreate::await_ready(State& state) {
         }
     }
     co_return Done{};
+}
+
+/// Nothing once it has recovered; else what is to be done about that it has not.
+asio::awaitable<std::optional<Progress>> BranchCreate::await_recovery(State& state) {
+    const std::filesystem::path data = instances_.data_directory(branch(state));
+    const Restore restore = state.restore;
+    const std::function<asio::awaitable<void>()> watch = [this, restore, data] {
+        return point_in_time_.show_progress(restore, data);
+    };
+    std::optional<Error> failure;
+    try {
+        ready_ = co_await instances_.await_recovery(state.branch_id, watch);
+    } catch (const Error& error) {
+        failure = error;
+    }
+    if (!failure) {
+        if (ready_->timeline <= restore.timeline) {
+            throw Error(ErrorKind::kInternal, "not_promoted", "the recovery did not end",
+                        "it is still on the timeline of what it was restored from");
+        }
+        co_await point_in_time_.remove_tail(data.parent_path());
+        co_return std::nullopt;
+    }
+    const std::string log = failure->info().detail;
+    switch (failure->code() == "postgres_refused" ? PointInTime::verdict(log)
+                                                  : PointInTime::Verdict::kOther) {
+        case PointInTime::Verdict::kTargetBeforeBase: {
+            const std::string older = point_in_time_.older_base(restore, state.snapshot_id);
+            if (older.empty()) break;
+            co_return begin_from(state, older,
+                                 "the target lies before that snapshot is consistent");
+        }
+        case PointInTime::Verdict::kTargetBehindLast:
+            if (!restore.target.time || restore.is_behind_last) break;
+            state.restore.is_behind_last = true;
+            co_return Rewind{kStartInstance, "nothing was committed after the target"};
+        case PointInTime::Verdict::kWalBroken:
+            if (co_await point_in_time_.heal(state.restore)) {
+                co_return Rewind{kStartInstance, "the archive was made whole as far as possible"};
+            }
+            throw co_await point_in_time_.broken_wal(restore, log);
+        case PointInTime::Verdict::kOther:
+            break;
+    }
+    throw *failure;
+}
+
+Progress BranchCreate::begin_from(State& state, std::string older, std::string why) const {
+    state.snapshot_id = std::move(older);
+    return Rewind{kTakeSnapshot, std::move(why)};
 }
 
 asio::awaitable<void> BranchCreate::forget_password(const State& state) {
@@ -432,6 +504,16 @@ asio::awaitable<Progress> BranchCreate::open_to_users(State& state) {
 
 asio::awaitable<Progress> BranchCreate::finish_backup(State& state) {
     if (!services_.storage.atomic()) co_return Done{};
+    if (state.restore.is_wanted()) {
+        // What it began with is not all in the snapshot it hangs on: its own WAL begins here.
+        const catalog::Branch made = branch(state);
+        const std::string own = state.restore.own_snapshot_id;
+        snapshot_ = co_await take_base_snapshot(services_, context_, made, own);
+        snapshot_->system_identifier = state.system_identifier;
+        snapshot_->created_by = "branch";
+        snapshot_->label = "first";
+        co_return Done{};
+    }
     // Recorded by another branch that shares it.
     if (services_.catalog.snapshot_by_id(state.snapshot_id) != nullptr) co_return Done{};
     if (is_lost(state)) co_return begin_again(state, std::string(kSessionEnded));
@@ -460,6 +542,7 @@ catalog::Snapshot BranchCreate::snapshot_without_session(const State& state) con
     snapshot.volume = parent(state).volume;
     snapshot.created_at = services_.clock.now();
     snapshot.consistent_at = state.line_at;
+    snapshot.start_lsn = state.start_lsn;
     snapshot.lsn = state.line_lsn;
     snapshot.timeline = parent(state).timeline;
     snapshot.mode = state.mode;
@@ -467,7 +550,17 @@ catalog::Snapshot BranchCreate::snapshot_without_session(const State& state) con
     return snapshot;
 }
 
+asio::awaitable<void> BranchCreate::destroy_own_snapshot(const State& state) {
+    if (!state.restore.is_wanted()) co_return;
+    const storage::SnapshotRef own{branch(state).volume, state.restore.own_snapshot_id};
+    co_await services_.storage.destroy_snapshot(own);
+}
+
 void BranchCreate::record_snapshot(const State& state, jobs::Batch& batch) const {
+    if (state.restore.is_wanted()) {
+        if (snapshot_) services_.catalog.put(*snapshot_, batch);
+        return;
+    }
     if (!snapshot_ || services_.catalog.snapshot_by_id(state.snapshot_id) != nullptr) return;
     services_.catalog.put(*snapshot_, batch);
 }
@@ -486,12 +579,16 @@ void BranchCreate::record_branch(const State& state, jobs::Batch& batch) const {
     record.system_identifier = state.system_identifier;
     record.created_from = {services_.storage.atomic() ? state.snapshot_id : "", state.mode,
                            state.line_lsn, state.line_at};
+    record.incarnation_at = services_.clock.now();
     record.last_job = context_.job_id();
     services_.catalog.put(record, batch);
 }
 
 void BranchCreate::record_failure(const State& state, const ErrorInfo&, jobs::Batch& batch) const {
     services_.catalog.remove_branch(state.branch_id, batch);
+    if (state.restore.is_wanted()) {
+        services_.catalog.remove_snapshot(state.restore.own_snapshot_id, batch);
+    }
     const catalog::Snapshot* snapshot = services_.catalog.snapshot_by_id(state.snapshot_id);
     if (snapshot != nullptr && !snapshot->pinned && snapshot->kind == "origin" &&
         !services_.shared_snapshots.is_claimed(state.snapshot_id)) {

@@ -4,6 +4,8 @@
 // parent (clean), and a clone of it; the label stays with the snapshot. On any other: one copy in
 // backup mode with the label and all WAL from start to stop (NA-1..7), and no snapshot is kept.
 // Creates from one parent that arrive together share a snapshot (shared_snapshots.h).
+// At a point in time: a clone of an older snapshot, which recovers from the archive
+// (point_in_time.h) and then gets a snapshot of its own.
 #pragma once
 
 #include <memory>
@@ -14,6 +16,7 @@
 #include "jobs/step.h"
 #include "orchestrator/operations/backup.h"
 #include "orchestrator/operations/instances.h"
+#include "orchestrator/operations/point_in_time.h"
 #include "orchestrator/operations/services.h"
 #include "orchestrator/operations/shared_snapshots.h"
 
@@ -39,14 +42,21 @@ class BranchCreate {
         std::string target_id;  ///< whose place it takes
         bool target_ran = false;
         bool has_swapped = false;  ///< it has taken it: forward only
+        Restore restore;           ///< of one at a point in time only
     };
 
     BranchCreate(Services& services, jobs::JobContext& context)
-        : services_(services), context_(context), instances_(services, &context) {}
+        : services_(services),
+          context_(context),
+          instances_(services, &context),
+          point_in_time_(services, context) {}
 
     static std::span<const jobs::Step<BranchCreate>> steps();
     /// Behind it the parent may be stopped, or change its name.
     static std::string last_step_on_parent(bool atomic);
+    /// Behind these two neither what is restored nor its archive is needed any more.
+    static constexpr std::string_view kLastStepOnSource = "clone_volume";
+    static constexpr std::string_view kLastStepOnArchive = "await_ready";
     void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
     nlohmann::json result(const State& state) const;
 
@@ -64,6 +74,7 @@ class BranchCreate {
     asio::awaitable<void> destroy_volume(const State& state);
     asio::awaitable<void> remove_instance(const State& state);
     asio::awaitable<void> forget_password(const State& state);
+    asio::awaitable<void> destroy_own_snapshot(const State& state);
 
     void record_origin(const State& state, jobs::Batch& batch) const;
     void record_snapshot(const State& state, jobs::Batch& batch) const;
@@ -80,6 +91,8 @@ class BranchCreate {
     asio::awaitable<bool> lead_round(State& state, SharedSnapshots::Round& round);
     asio::awaitable<void> snapshot_running_parent(State& state, SharedSnapshots::Round& round);
     asio::awaitable<void> snapshot_stopped_parent(State& state);
+    asio::awaitable<std::optional<jobs::Progress>> await_recovery(State& state);
+    jobs::Progress begin_from(State& state, std::string older, std::string why) const;
     asio::awaitable<void> let_go_of(std::string snapshot_id, const State& state);
     bool is_lost(const State& state) const;
     jobs::Progress begin_again(State& state, std::string why) const;
@@ -97,6 +110,8 @@ class BranchCreate {
     storage::Identity identity(const State& state) const;
     postgres::CloneSpec clone_spec(const State& state, std::filesystem::path volume) const;
 
+    PointInTime point_in_time_;
+    std::optional<postgres::ReadyFacts> ready_;
     std::optional<catalog::Snapshot> snapshot_;  ///< what finish_backup found out
 };
 
@@ -105,6 +120,6 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchCreate::State, branch_id, 
                                                 stopped, mode, in_backup, new_timeline, line_lsn,
                                                 line_at, has_subscriptions, timeline,
                                                 system_identifier, target_id, target_ran,
-                                                has_swapped)
+                                                has_swapped, start_lsn, restore)
 
 }  // namespace bpg::operations

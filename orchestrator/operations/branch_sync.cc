@@ -83,15 +83,18 @@ void BranchSync::record_swap(const State& state, jobs::Batch& batch) const {
     next.storage_driver = made.storage_driver;
     next.incarnation_id = made.incarnation_id;
     next.incarnation_number = old.incarnation_number + 1;
+    next.incarnation_at = services_.clock.now();
+    next.wal_kept_from.clear();
     next.timeline = state.timeline;
     next.system_identifier = state.system_identifier;
     next.created_from = {services_.storage.atomic() ? state.snapshot_id : "", state.mode,
                          state.line_lsn, state.line_at};
     next.last_job = context_.job_id();
 
-    const WallTime now = services_.clock.now();
+    const WallTime now = *next.incarnation_at;
     Branch replaced = old;
     replaced.id = made.id;
+    replaced.incarnation_of = old.id;
     replaced.volume_owner = old.owner_of_volume();
     replaced.password_id = old.password();
     replaced.is_protected = false;

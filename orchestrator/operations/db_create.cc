@@ -105,7 +105,7 @@ asio::awaitable<void> DbCreate::abandon_init(const State& state) {
 
 asio::awaitable<void> DbCreate::remove_instance(const State& state) {
     co_await instances_.remove(state.branch_id);
-    co_await instances_.remove_log(state.branch_id);
+    co_await instances_.remove_files(state.branch_id);
 }
 
 asio::awaitable<Progress> DbCreate::await_ready(State& state) {
@@ -154,6 +154,7 @@ void DbCreate::record_database(const State& state, jobs::Batch& batch) const {
     record.state = catalog::BranchState::kRunning;
     record.timeline = state.timeline;
     record.system_identifier = state.system_identifier;
+    record.incarnation_at = services_.clock.now();
     record.last_job = context_.job_id();
     services_.catalog.put(record, batch);
 }

@@ -251,7 +251,7 @@ asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_
             co_await services_.pool.run(
                 [&secrets, &password] { secrets.remove_password(password); });
         }
-        co_await instances_.remove_log(id);
+        co_await instances_.remove_files(id);
     }
 }
 

@@ -48,7 +48,7 @@ class Destruction {
     asio::awaitable<void> destroy_snapshots(std::vector<std::string> branch_ids);
     /// Those that destroy_snapshots() destroyed. The rest become origins of what hangs on them.
     void forget_snapshots(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
-    /// Passwords and logs.
+    /// Passwords, logs and archives of WAL.
     asio::awaitable<void> remove_files(std::vector<std::string> branch_ids);
     /// With the databases that no branch is left of.
     void forget(const std::vector<std::string>& branch_ids,

@@ -8,12 +8,15 @@
 
 #include "orchestrator/base/error.h"
 #include "orchestrator/base/signal.h"
+#include "orchestrator/wal/commands.h"
 
 namespace bpg::operations {
 namespace {
 
 constexpr std::size_t kStartUpLines = 200;
 constexpr std::chrono::milliseconds kPatience{10'000};
+/// So that what main has acknowledged is in the archive soon, however little it writes (ARC-7).
+constexpr std::chrono::minutes kArchiveTimeout{5};
 
 int major_of(const std::string& version) {
     return std::atoi(version.c_str());
@@ -107,24 +110,70 @@ postgres::Endpoint Instances::endpoint(const catalog::Branch& branch) const {
             major_of(engine(branch).version)};
 }
 
-asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) {
+postgres::OwnedConfig Instances::config(const catalog::Branch& branch, bool open) const {
     postgres::OwnedConfig config;
-    config.volume = services_.storage.volume_path(branch(branch_id).volume);
-    config.owner = owner(branch(branch_id));
+    config.volume = services_.storage.volume_path(branch.volume);
+    config.owner = owner(branch);
     config.settings = services_.settings.postgres_config;
-    for (const auto& [name, value] : branch(branch_id).settings)
+    for (const auto& [name, value] : branch.settings)
         config.settings.insert_or_assign(name, value);
     config.open = open;
     config.listen = services_.settings.listen;
     config.published = services_.runtime.reach(config.listen).published;
-    co_await services_.data_directories.write_owned_config(config);
+    return config;
 }
 
-asio::awaitable<void> Instances::start(std::string branch_id, bool open) {
+asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) {
+    const postgres::OwnedConfig wanted = config(branch(branch_id), open);
+    co_await services_.data_directories.write_owned_config(wanted);
+}
+
+/// Whether its WAL is archived from this start on; the archive is there then.
+asio::awaitable<bool> Instances::archives_now(std::string branch_id) {
+    if (!branch(branch_id).archives) co_return false;
+    const postgres::OwnedConfig files = config(branch(branch_id), /*open=*/false);
+    if (co_await services_.data_directories.has_minimal_wal(files)) co_return false;
+    const wal::ArchiveRef place = archive(branch(branch_id));
+    co_await services_.archives.prepare(place, files.owner);
+    co_return true;
+}
+
+postgres::WalSettings Instances::wal_settings(const catalog::Branch& branch, bool archives,
+                                              const std::optional<Recovery>& recovery) const {
+    const std::filesystem::path& helper = services_.settings.wal_helper;
+    postgres::WalSettings settings;
+    if (archives) {
+        const std::filesystem::path own = services_.archives.place(archive(branch));
+        settings.archive_command = wal::archive_command(helper, own);
+        if (branch.name == catalog::kMain) settings.archive_timeout = kArchiveTimeout;
+    }
+    if (recovery) {
+        settings.restore_command =
+            wal::restore_command(helper, recovery->archive, recovery->spool, recovery->bounds);
+        settings.target_timeline = std::to_string(recovery->timeline);
+        settings.target = recovery->target;
+    }
+    return settings;
+}
+
+/// What of the host's files an instance needs for these settings.
+void Instances::show_wal(const catalog::Branch& branch, bool archives,
+                         const std::optional<Recovery>& recovery,
+                         runtime::InstanceSpec& spec) const {
+    if (archives) spec.writable.push_back(services_.archives.place(archive(branch)));
+    if (recovery) spec.readable.push_back(recovery->archive);
+    if (archives || recovery) {
+        spec.readable.push_back(services_.settings.wal_helper.parent_path());
+    }
+}
+
+asio::awaitable<void> Instances::start(std::string branch_id, bool open,
+                                       std::optional<Recovery> recovery) {
     // Brings a volume back that was unmounted; without it there would seem to be no data.
     const std::string volume = branch(branch_id).volume;
     co_await services_.storage.find_volume(volume);
     co_await write_config(branch_id, open);
+    const bool archives = co_await archives_now(branch_id);
     const catalog::Branch& place = branch(branch_id);
     runtime::InstanceSpec spec;
     spec.branch_id = place.id;
@@ -142,22 +191,38 @@ asio::awaitable<void> Instances::start(std::string branch_id, bool open) {
     spec.may_reach_out = !is_aside && place.name == catalog::kMain;
     const std::string listen =
         is_aside ? "" : services_.runtime.reach(spec.listen).listen_addresses;
+    show_wal(place, archives, recovery, spec);
     spec.settings = postgres::owned_settings(spec.volume, endpoint(place), listen, place.volume,
-                                             major_of(spec.engine.version));
+                                             major_of(spec.engine.version),
+                                             wal_settings(place, archives, recovery));
     co_await services_.runtime.start(spec);
 }
 
 asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_id) {
-    co_return co_await await_ready(std::move(branch_id), "");
+    Patience patience{services_.settings.ready_timeout, {}};
+    co_return co_await await_ready(std::move(branch_id), "", std::move(patience));
 }
 
-asio::awaitable<postgres::ReadyFacts> Instances::await_ready_with_password(std::string branch_id) {
+asio::awaitable<std::string> Instances::own_verifier(std::string branch_id) {
     const SecretStore& secrets = services_.secrets;
     auto work = [&secrets, id = branch(branch_id).password()] {
         return postgres::scram_verifier(secrets.ensure_password(id));
     };
-    std::string verifier = co_await services_.pool.run(work);
-    co_return co_await await_ready(std::move(branch_id), std::move(verifier));
+    co_return co_await services_.pool.run(work);
+}
+
+asio::awaitable<postgres::ReadyFacts> Instances::await_ready_with_password(std::string branch_id) {
+    std::string verifier = co_await own_verifier(branch_id);
+    Patience patience{services_.settings.ready_timeout, {}};
+    co_return co_await await_ready(std::move(branch_id), std::move(verifier), std::move(patience));
+}
+
+asio::awaitable<postgres::ReadyFacts> Instances::await_recovery(
+    std::string branch_id, std::function<asio::awaitable<void>()> watch) {
+    std::string verifier = co_await own_verifier(branch_id);
+    // The deadlines of the job watch over it: how long it may be without progress, above all.
+    Patience patience{std::chrono::hours(24 * 365), std::move(watch)};
+    co_return co_await await_ready(std::move(branch_id), std::move(verifier), std::move(patience));
 }
 
 asio::awaitable<void> Instances::set_verifier(std::string branch_id, std::string verifier) {
@@ -166,7 +231,8 @@ asio::awaitable<void> Instances::set_verifier(std::string branch_id, std::string
                     "branch \"" + services_.catalog.ref_of(branch(branch_id)) + "\" does not run",
                     "only PostgreSQL itself can change a password", "start it first");
     }
-    co_await await_ready(std::move(branch_id), std::move(verifier));
+    Patience patience{services_.settings.ready_timeout, {}};
+    co_await await_ready(std::move(branch_id), std::move(verifier), std::move(patience));
 }
 
 asio::awaitable<void> Instances::ensure_password(std::string branch_id) {
@@ -182,19 +248,21 @@ asio::awaitable<void> Instances::forget_password(std::string branch_id) {
 }
 
 asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_id,
-                                                             std::string verifier) {
+                                                             std::string verifier,
+                                                             Patience patience) {
     const catalog::Branch& place = branch(branch_id);
     const runtime::InstanceRef instance = ref(place);
     runtime::Runtime& runtime = services_.runtime;
-    const auto alive = [this, &runtime, instance] {
+    const auto alive = [this, &runtime, instance, &patience]() -> asio::awaitable<bool> {
         throw_if_cancelled();
-        return runs(runtime, instance);
+        if (patience.watch) co_await patience.watch();
+        co_return co_await runs(runtime, instance);
     };
     std::optional<Error> failure;
     try {
-        const postgres::ReadyFacts facts = co_await services_.postgres.await_ready(
-            instance.data_directory, endpoint(place), alive, services_.settings.ready_timeout,
-            std::move(verifier));
+        const postgres::ReadyFacts facts =
+            co_await services_.postgres.await_ready(instance.data_directory, endpoint(place), alive,
+                                                    patience.deadline, std::move(verifier));
         co_await log_start_up(instance);
         co_return facts;
     } catch (const Error& error) {
@@ -285,7 +353,9 @@ asio::awaitable<void> Instances::remove(std::string branch_id) {
     co_await services_.runtime.remove(instance);
 }
 
-asio::awaitable<void> Instances::remove_log(std::string branch_id) {
+asio::awaitable<void> Instances::remove_files(std::string branch_id) {
+    const std::string volume = branch(branch_id).volume;
+    co_await services_.archives.remove(volume);
     const std::filesystem::path logs = services_.settings.log_root;
     co_await services_.pool.run([&logs, &branch_id] {
         for (const char* ending : {".log", ".log.1"}) {

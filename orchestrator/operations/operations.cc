@@ -14,6 +14,7 @@
 #include "orchestrator/operations/snapshot_take.h"
 #include "orchestrator/operations/trash_purge.h"
 #include "orchestrator/operations/undo_delete.h"
+#include "orchestrator/operations/wal_cleanup.h"
 
 namespace bpg::operations {
 namespace {
@@ -37,6 +38,7 @@ void add_all(jobs::OperationRegistry& registry, Services* services) {
     add<TrashPurge>(registry, services);
     add<SnapshotTake>(registry, services);
     add<SnapshotDelete>(registry, services);
+    add<WalCleanup>(registry, services);
     add<PasswordRotate>(registry, services);
     add<Start>(registry, services);
     add<Stop>(registry, services);

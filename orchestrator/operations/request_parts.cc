@@ -20,6 +20,20 @@ jobs::Lock lock_of(const catalog::Branch& branch, const std::string& ref, jobs::
             .shown_as = ref};
 }
 
+jobs::Lock archive_lock(const catalog::Branch& incarnation, const std::string& ref,
+                        jobs::LockMode mode) {
+    return {.resource = "wal/" + incarnation.incarnation_id,
+            .above = {"pool", "database/" + incarnation.database_id},
+            .mode = mode,
+            .shown_as = "the WAL of " + ref};
+}
+
+void add_last_lock(std::vector<jobs::Lock>& locks, const catalog::Branch& branch,
+                   const std::string& ref) {
+    locks.push_back(archive_lock(branch, ref, jobs::LockMode::kExclusive));
+    locks.back().from_step = kRemoveFiles;
+}
+
 jobs::Lock whole(const catalog::Branch& branch, const std::string& ref) {
     return lock_of(branch, ref, jobs::LockMode::kExclusive);
 }

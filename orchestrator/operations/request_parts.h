@@ -14,6 +14,16 @@ jobs::Lock whole(const catalog::Database& database);
 jobs::Lock lock_of(const catalog::Branch& branch, const std::string& ref, jobs::LockMode mode);
 jobs::Lock whole(const catalog::Branch& branch, const std::string& ref);
 
+/// Of the archive of an incarnation.
+jobs::Lock archive_lock(const catalog::Branch& incarnation, const std::string& ref,
+                        jobs::LockMode mode);
+
+/// The row of every operation that destroys in which the archives go: whoever recovers from one is
+/// waited for.
+inline constexpr std::string_view kRemoveFiles = "remove_files";
+void add_last_lock(std::vector<jobs::Lock>& locks, const catalog::Branch& branch,
+                   const std::string& ref);
+
 void refuse(const std::optional<ErrorInfo>& refusal);
 
 /// Of a branch on its way in or out nothing else is done: kConflict `busy`.

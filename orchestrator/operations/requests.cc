@@ -15,6 +15,7 @@
 #include "orchestrator/operations/rules.h"
 #include "orchestrator/operations/snapshot_delete.h"
 #include "orchestrator/operations/trash_purge.h"
+#include "orchestrator/operations/wal_cleanup.h"
 
 namespace bpg::operations {
 namespace {
@@ -26,7 +27,8 @@ using catalog::Database;
 /// Such a job is taken when others are refused for want of space on the state's disk.
 bool frees_space(std::string_view operation) {
     return operation == BranchDelete::kName || operation == DbDelete::kName ||
-           operation == TrashPurge::kName || operation == SnapshotDelete::kName;
+           operation == TrashPurge::kName || operation == SnapshotDelete::kName ||
+           operation == WalCleanup::kName;
 }
 
 }  // namespace
@@ -183,6 +185,10 @@ asio::awaitable<jobs::Job> Requests::db_delete(std::string name, bool force, Req
         const bool is_trash = branch.database_id == database.id && branch.trash;
         if (is_trash && state.purge) state.branch_ids.push_back(id);
     }
+    for (const std::string& id : state.branch_ids) {
+        const Branch& branch = *services_.catalog.branch_by_id(id);
+        if (state.purge) add_last_lock(job.locks, branch, services_.catalog.ref_of(branch));
+    }
     job.data = state;
     co_return co_await queue_.submit(std::move(job), std::move(batch));
 }
@@ -195,26 +201,18 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
     if (!request.snapshot.empty()) params["snapshot"] = request.snapshot;
     if (request.ttl) params["ttl_ms"] = request.ttl->count();
     if (request.stopped) params["stopped"] = true;
+    if (request.no_archive) params["no_archive"] = true;
+    if (request.target.is_set()) params[request.target.kind] = request.target.shown();
     const auto open = co_await attach("branch-create", request.ref, params);
     if (open) co_return *open;
-    const auto look_again = [this, &request, &from, &database_name]() -> Branch {
-        const Database& database = services_.catalog.database(database_name);
-        const Branch& parent = parent_named(from);
-        if (parent.database_id != database.id) {
-            throw Error(ErrorKind::kInvalid, "parent_elsewhere",
-                        "a branch stays in the database of its parent",
-                        "\"" + request.ref + "\" cannot be cut from \"" + from + "\"",
-                        "name it " + from.substr(0, from.find('/')) + "/…");
-        }
-        refuse(services_.catalog.can_create_branch(request.ref, parent));
-        if (!request.snapshot.empty()) given_snapshot(services_, request.snapshot, parent);
-        return parent;
-    };
-    const std::uint64_t copied = size_of_copy(look_again());
+    const Branch before = parent_for(request, from);
+    const std::uint64_t copied = size_of_copy(before);
     if (request.fast) refuse_fast();
+    std::optional<RestoreChoice> restored;
+    if (request.target.is_set()) restored = co_await choose_restore(before.id, request.target);
     co_await require_pool_space(services_, copied);
     const int port = co_await choose_port();
-    const Branch parent = look_again();  // both waited
+    const Branch parent = parent_for(request, from);  // all of them waited
 
     const Database& database = services_.catalog.database(database_name);
     Branch branch;
@@ -228,6 +226,7 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
     branch.storage_driver = std::string(services_.storage.driver());
     branch.incarnation_id = new_id();
     branch.created_at = services_.clock.now();
+    branch.archives = !request.no_archive;
     if (request.ttl) branch.expires_at = branch.created_at + *request.ttl;
     BranchCreate::State state;
     state.branch_id = branch.id;
@@ -238,14 +237,25 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
     if (!request.snapshot.empty()) {
         take_facts(state, given_snapshot(services_, request.snapshot, parent));
     }
+    if (restored) {
+        take_facts(state, services_.catalog.snapshot(restored->base_id));
+        state.restore = std::move(restored->restore);
+        state.restore.own_snapshot_id = new_id();
+        state.mode = "pitr";
+        state.line_at = state.restore.target.time;
+    }
     jobs::Submission job =
         submission(BranchCreate::kName, request.ref, params, state, std::move(key));
-    job.mode = request.fast ? "fast" : "safe";
+    job.mode = restored ? "pitr" : request.fast ? "fast" : "safe";
     branch.last_job = job.job_id;
     if (state.is_given) branch.created_from.snapshot = state.snapshot_id;  // kept from here on
     jobs::Lock source = lock_of(parent, from, jobs::LockMode::kShared);
     source.until_step = BranchCreate::last_step_on_parent(services_.storage.atomic());
     job.locks = {std::move(source), whole(branch, request.ref)};
+    if (restored) {
+        job.locks.front().until_step = BranchCreate::kLastStepOnSource;
+        add_restore_locks(job.locks, parent, state.restore);
+    }
     jobs::Batch batch;
     services_.catalog.put(branch, batch);
     co_return co_await queue_.submit(std::move(job), std::move(batch));

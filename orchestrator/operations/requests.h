@@ -16,6 +16,7 @@
 
 #include "jobs/queue.h"
 #include "orchestrator/operations/instance_control.h"
+#include "orchestrator/operations/point_in_time.h"
 #include "orchestrator/operations/services.h"
 
 namespace bpg::operations {
@@ -35,6 +36,8 @@ struct BranchCreateRequest {
     std::string snapshot;  ///< "" takes a new one
     std::optional<std::chrono::milliseconds> ttl;
     bool stopped = false;
+    bool no_archive = false;  ///< no WAL archive, so no points in time of it
+    RestoreTarget target;     ///< as the parent was then; unset: as it is now
 };
 
 struct BranchDeleteRequest {
@@ -71,6 +74,9 @@ class Requests {
           ports_(std::move(ports)),
           default_engine_(std::move(default_engine)) {}
 
+    /// What "now" is for a relative time.
+    WallTime now() const { return services_.clock.now(); }
+
     asio::awaitable<jobs::Job> db_create(DbCreateRequest request, RequestKey key);
     asio::awaitable<jobs::Job> db_delete(std::string name, bool force, RequestKey key);
     asio::awaitable<jobs::Job> branch_create(BranchCreateRequest request, RequestKey key);
@@ -86,10 +92,14 @@ class Requests {
     asio::awaitable<jobs::Job> snapshot(std::string ref, std::string label, std::string created_by,
                                         RequestKey key);
     asio::awaitable<jobs::Job> snapshot_delete(std::string id, bool force, RequestKey key);
+    /// Removes WAL that no time of the last `days` days needs.
+    asio::awaitable<jobs::Job> wal_cleanup(std::string ref, int days, RequestKey key);
     asio::awaitable<jobs::Job> password_rotate(std::string ref, RequestKey key);
 
     // What would be done, as {"plan": operation, …, "summary": [sentences]}; refused as the job
     // would be.
+    asio::awaitable<nlohmann::json> plan_branch_restore(BranchCreateRequest request);
+    asio::awaitable<nlohmann::json> plan_wal_cleanup(std::string ref, int days);
     nlohmann::json plan_branch_delete(const BranchDeleteRequest& request) const;
     nlohmann::json plan_branch_sync(const std::string& ref, bool fast) const;
     nlohmann::json plan_branch_promote(const std::string& ref, const std::string& old_name) const;
@@ -115,6 +125,19 @@ class Requests {
     bool may_purge(const catalog::TrashItem& item, const std::set<std::string>& going = {}) const;
 
   private:
+    /// What a target means now: of which incarnation, from which snapshot.
+    struct RestoreChoice {
+        std::string base_id;
+        Restore restore;
+        std::uint64_t segments = 0;
+        std::vector<wal::Window> windows;
+    };
+    asio::awaitable<RestoreChoice> choose_restore(std::string parent_id, RestoreTarget target);
+    const catalog::Branch& source_of(const catalog::Branch& parent,
+                                     const RestoreTarget& target) const;
+    void add_restore_locks(std::vector<jobs::Lock>& locks, const catalog::Branch& parent,
+                           const Restore& restore) const;
+    catalog::Branch parent_for(const BranchCreateRequest& request, const std::string& from) const;
     /// The lowest that is free and not in `taken`.
     asio::awaitable<int> choose_port(std::vector<int> taken = {});
     /// kConflict `port_taken`.

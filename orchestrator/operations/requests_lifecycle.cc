@@ -133,13 +133,15 @@ asio::awaitable<jobs::Job> Requests::submit_delete(BranchDeleteRequest request,
     jobs::Submission job =
         submission(BranchDelete::kName, ref, std::move(params), nullptr, std::move(key));
     job.priority = priority;
-    for (const Branch& member : doomed)
-        job.locks.push_back(whole(member, services_.catalog.ref_of(member)));
-    jobs::Batch batch;
     BranchDelete::State state;
     state.branch_id = branch.id;
     state.ref = ref;
     state.purge = request.purge || services_.settings.trash_keep.count() == 0;
+    for (const Branch& member : doomed) {
+        job.locks.push_back(whole(member, services_.catalog.ref_of(member)));
+        if (state.purge) add_last_lock(job.locks, member, services_.catalog.ref_of(member));
+    }
+    jobs::Batch batch;
     state.doomed = Destruction::doom(services_.catalog, std::move(doomed), job.job_id, batch);
     job.data = state;
     co_return co_await queue_.submit(std::move(job), std::move(batch));
@@ -243,7 +245,9 @@ asio::awaitable<jobs::Job> Requests::purge_items(std::vector<std::string> items,
             // What else of it is in the trash could not come back without it.
             for (const auto& [branch_id, branch] : services_.catalog.all_branches()) {
                 const bool is_of_it = branch.database_id == item.database_id && branch.trash;
-                if (is_of_it) doomed.insert(branch_id);
+                if (!is_of_it) continue;
+                doomed.insert(branch_id);
+                add_last_lock(locks, branch, services_.catalog.ref_of(branch));
             }
             continue;
         }
@@ -251,6 +255,7 @@ asio::awaitable<jobs::Job> Requests::purge_items(std::vector<std::string> items,
             const Branch& branch = *services_.catalog.branch_by_id(branch_id);
             doomed.insert(branch_id);
             locks.push_back(whole(branch, services_.catalog.ref_of(branch)));
+            add_last_lock(locks, branch, services_.catalog.ref_of(branch));
         }
     }
     state.branch_ids.assign(doomed.begin(), doomed.end());
@@ -412,6 +417,7 @@ asio::awaitable<jobs::Job> Requests::branch_sync(std::string ref, bool fast, Req
     made.password_id = target.password();
     made.created_at = target.created_at;
     made.settings = target.settings;
+    made.archives = target.archives;
     BranchSync::State state;
     state.branch_id = made.id;
     state.parent_id = parent.id;

@@ -13,7 +13,9 @@ using jobs::Again;
 constexpr Rule kRules[] = {
     {"db-create", "the database", Again::kAttach},
     {"db-delete", "the database", Again::kAttach},
-    {"branch-create", "the branch; shared, its parent, until the snapshot is recorded (copied)",
+    {"branch-create",
+     "the branch; shared, its parent, until the snapshot is recorded (copied), and the WAL archive "
+     "it recovers from",
      Again::kAttach},
     {"branch-delete", "the branch, with --recursive all that was cut from it", Again::kAttach},
     {"branch-sync", "the branch; shared, its parent, until the snapshot is recorded (copied)",
@@ -23,6 +25,7 @@ constexpr Rule kRules[] = {
     {"trash-purge", "the branches, or the databases", Again::kAttach},
     {"snapshot", "shared, the branch", Again::kNever},
     {"snapshot-delete", "the snapshot", Again::kAttach},
+    {"wal-cleanup", "its WAL archives", Again::kCoalesce},
     {"password-rotate", "the branch", Again::kAttach},
     {"start", "the branch", Again::kAttach},
     {"stop", "the branch", Again::kAttach},

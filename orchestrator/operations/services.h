@@ -15,6 +15,7 @@
 #include "orchestrator/postgres/postgres.h"
 #include "orchestrator/runtime/runtime.h"
 #include "orchestrator/storage/storage.h"
+#include "orchestrator/wal/archives.h"
 
 namespace bpg::operations {
 
@@ -26,6 +27,7 @@ struct Settings {
     std::map<std::string, std::string> postgres_config;  ///< postgres.config of the file
     std::filesystem::path socket_root;                   ///< `<paths.run>/i`
     std::filesystem::path log_root;                      ///< `<paths.state>/logs`
+    std::filesystem::path wal_helper;                    ///< bpg-wal, where instances may read it
     std::chrono::milliseconds stop_timeout{60'000};
     /// How long what was deleted or replaced waits in the trash; 0: it goes with the job.
     std::chrono::milliseconds trash_keep{std::chrono::hours(24)};
@@ -40,6 +42,7 @@ struct Services {
     runtime::Runtime& runtime;
     postgres::Postgres& postgres;
     postgres::DataDirectories& data_directories;
+    wal::Archives& archives;
     const SecretStore& secrets;
     BlockingPool& pool;
     const Clock& clock;

@@ -30,7 +30,8 @@ struct SnapshotFacts {
     std::string mode;        ///< "safe", "fast", "clean": decided when it is taken
     bool in_backup = false;  ///< taken in a session that must still be stopped
     bool new_timeline = true;
-    std::string line_lsn;  ///< parent's position right after it was taken
+    std::string start_lsn;  ///< position before it was taken; of a safe one the backup's start
+    std::string line_lsn;   ///< parent's position right after it was taken
     std::optional<WallTime> line_at;
     bool has_subscriptions = false;
 };

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <charconv>
 #include <functional>
 #include <vector>
 
@@ -29,10 +30,23 @@ class Reader {
                     fmt::format("{} needs the parameter {}", operation_, name), "it was not given",
                     fmt::format("add --param {}=…", name));
     }
-    std::string optional_text(const std::string& name) {
+    std::string optional_text(const std::string& name) { return optional(name).value_or(""); }
+    std::optional<std::string> optional(const std::string& name) {
         known_.push_back(name);
         const auto found = parameters_.find(name);
-        return found == parameters_.end() ? std::string() : take(found);
+        if (found == parameters_.end()) return std::nullopt;
+        return take(found);
+    }
+    int number(const std::string& name) {
+        const std::string value = text(name);
+        int parsed = 0;
+        const auto [end, error] =
+            std::from_chars(value.data(), value.data() + value.size(), parsed);
+        if (error == std::errc() && end == value.data() + value.size()) return parsed;
+        throw Error(ErrorKind::kInvalid, "parameter_invalid",
+                    fmt::format("the parameter {} of {} has no valid value", name, operation_),
+                    fmt::format("\"{}\" is no whole number", log::printable(value)),
+                    fmt::format("give it like {}=7", name));
     }
     bool flag(const std::string& name) {
         const std::string value = optional_text(name);
@@ -97,6 +111,10 @@ asio::awaitable<jobs::Job> branch_create(Requests& requests, Reader reader, Requ
     wanted.snapshot = reader.optional_text("snapshot");
     wanted.ttl = reader.duration("ttl");
     wanted.stopped = reader.flag("stopped");
+    wanted.no_archive = reader.flag("no-archive");
+    wanted.target = parse_target({reader.optional("pitr"), reader.optional("at-lsn"),
+                                  reader.optional("at-restore-point")},
+                                 requests.now());
     reader.finish();
     catalog::split_ref(wanted.ref);
     co_return co_await requests.branch_create(std::move(wanted), std::move(key));
@@ -166,6 +184,13 @@ asio::awaitable<jobs::Job> password_rotate(Requests& requests, Reader reader, Re
     co_return co_await requests.password_rotate(ref, std::move(key));
 }
 
+asio::awaitable<jobs::Job> wal_cleanup(Requests& requests, Reader reader, RequestKey key) {
+    const std::string ref = reader.text("target");
+    const int days = reader.number("days");
+    reader.finish();
+    co_return co_await requests.wal_cleanup(ref, days, std::move(key));
+}
+
 using Submit = asio::awaitable<jobs::Job> (*)(Requests& requests, Reader reader, RequestKey key);
 
 template <const char* Operation>
@@ -193,6 +218,7 @@ constexpr std::pair<std::string_view, Submit> kOperations[] = {
     {kStart, control<kStart>},
     {kStop, control<kStop>},
     {kRestart, control<kRestart>},
+    {"wal-cleanup", wal_cleanup},
     {"password-rotate", password_rotate},
     {"trash-purge", trash_purge},
 };

@@ -4,10 +4,10 @@
 
 #include <fmt/format.h>
 
-#include <array>
 #include <cstring>
 #include <optional>
 
+#include "orchestrator/base/crc32c.h"
 #include "orchestrator/base/error.h"
 
 namespace bpg::postgres {
@@ -71,27 +71,7 @@ std::size_t checked_crc_offset(std::string_view content) {
     return *at;
 }
 
-constexpr std::array<std::uint32_t, 256> crc_table() {
-    std::array<std::uint32_t, 256> table{};
-    for (std::uint32_t i = 0; i < table.size(); ++i) {
-        std::uint32_t value = i;
-        for (int bit = 0; bit < 8; ++bit)
-            value = (value >> 1) ^ ((value & 1) ? 0x82F63B78U : 0U);
-        table.at(i) = value;
-    }
-    return table;
-}
-
 }  // namespace
-
-std::uint32_t crc32c(std::string_view bytes) {
-    static constexpr auto kTable = crc_table();
-    std::uint32_t crc = 0xFFFF'FFFFU;
-    for (const char c : bytes) {
-        crc = kTable.at((crc ^ static_cast<unsigned char>(c)) & 0xFFU) ^ (crc >> 8);
-    }
-    return crc ^ 0xFFFF'FFFFU;
-}
 
 ControlFile parse_control_file(std::string_view content) {
     checked_crc_offset(content);

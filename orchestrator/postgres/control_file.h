@@ -19,7 +19,4 @@ ControlFile parse_control_file(std::string_view content);
 /// start without (NA-6). Throws like parse_control_file().
 std::string without_checkpoint(std::string_view content);
 
-/// CRC-32C (Castagnoli), as PostgreSQL uses it.
-std::uint32_t crc32c(std::string_view bytes);
-
 }  // namespace bpg::postgres

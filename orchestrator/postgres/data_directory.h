@@ -8,9 +8,11 @@
 #pragma once
 
 #include <boost/asio/awaitable.hpp>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,6 +42,8 @@ struct CloneSpec {
     /// Recovery onto a new timeline (HYG-1). False only for a cleanly stopped parent with unlogged
     /// relations (E70): a plain start keeps their rows.
     bool new_timeline = true;
+    /// Its WAL is archived: what it has of its parent's is not to be archived again.
+    bool archives = true;
     BackupStop backup;  ///< non-atomic copies only: label and tablespace_map to write; else empty
 };
 
@@ -79,12 +83,21 @@ class DataDirectories {
     /// kInvalid `setting_owned`, `setting_invalid`.
     virtual asio::awaitable<void> write_owned_config(const OwnedConfig& config) = 0;
 
+    /// Whether PostgreSQL will run with wal_level=minimal, as its files say: it then refuses to
+    /// start with archiving on.
+    virtual asio::awaitable<bool> has_minimal_wal(const OwnedConfig& config) = 0;
+
     /// NA-5: copies the WAL segments from `start` up to `stop` of `timeline` from the source's
     /// pg_wal into the target's, verifying size and page address of each; kCorrupt `wal_missing`
     /// names one that is not there.
     virtual asio::awaitable<void> copy_wal(const std::filesystem::path& source_data,
                                            const std::filesystem::path& target_data,
                                            const BackupStart& start, Lsn stop) = 0;
+
+    /// The newest segment in pg_wal that is no older than `from` and no newer than `until`, on
+    /// whatever timeline: how far a recovery from an archive is.
+    virtual asio::awaitable<std::optional<std::string>> newest_wal(
+        const std::filesystem::path& data, const std::string& from, const std::string& until) = 0;
 
     /// LSN at which this data directory's timeline began: last line of its .history file; nothing
     /// on timeline 1 or when the file is absent.
@@ -104,6 +117,19 @@ const BackupExclusions& backup_exclusions();
 /// Whether these are the bytes of a pg_control file with a valid CRC (reads may be torn).
 bool control_file_is_whole(const std::string& content);
 
+/// Where an instance's WAL goes to, and where recovery takes WAL from.
+struct WalSettings {
+    std::string archive_command;              ///< empty: nothing is archived
+    std::chrono::seconds archive_timeout{0};  ///< 0: a segment is archived once it is full
+    /// Exit code 1 says "end of archive": recovery ends with what is in pg_wal.
+    std::string restore_command = "exit 1";
+    /// Never the default `latest`: it would follow a stranger's history file (LIN-3).
+    std::string target_timeline = "current";
+    /// "recovery_target_time" … with its value; nothing: to the end of the WAL. At most one is
+    /// allowed (PITR-7).
+    std::optional<std::pair<std::string, std::string>> target;
+};
+
 /// The names of settings that bpgd owns and a config file may not set (port, listen_addresses …).
 bool is_owned_setting(const std::string& name);
 
@@ -112,6 +138,7 @@ std::vector<std::pair<std::string, std::string>> owned_settings(const std::files
                                                                 const Endpoint& endpoint,
                                                                 const std::string& listen,
                                                                 const std::string& cluster_name,
-                                                                int version_major);
+                                                                int version_major,
+                                                                const WalSettings& wal = {});
 
 }  // namespace bpg::postgres

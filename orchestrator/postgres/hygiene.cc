@@ -111,6 +111,27 @@ void write_backup_files(const Tree& data, const CloneSpec& spec) {
     data.replace(kControlFile, without_checkpoint(control.value_or("")), 0600, spec.owner);
 }
 
+bool is_segment(const std::string& name) {
+    return name.size() == 24 && name.find_first_not_of("0123456789ABCDEF") == std::string::npos;
+}
+
+/// The WAL a clone begins with is its parent's, which has archived it. Without the marks PostgreSQL
+/// would archive it once more, the last segment as `.partial`. A clone that goes on on its parent's
+/// timeline goes on in the segment of the checkpoint, which is then its own.
+void mark_as_archived(const Tree& data, const CloneSpec& spec, bool new_timeline) {
+    std::string own;
+    if (!new_timeline) {
+        const ControlFile control = read_control_file(data);
+        own = segment_name(control.timeline, control.checkpoint, control.segment_size);
+    }
+    for (const Entry& entry : data.list("pg_wal")) {
+        const bool is_parents = new_timeline || entry.name < own;
+        if (entry.type != EntryType::kFile || !is_segment(entry.name) || !is_parents) continue;
+        data.replace_unsynced("pg_wal/archive_status/" + entry.name + ".done", "", 0600,
+                              spec.owner);
+    }
+}
+
 }  // namespace
 
 void refuse_links(const Tree& data) {
@@ -211,7 +232,9 @@ void clean_clone(const Tree& data, const CloneSpec& spec) {
     const bool copied_in_backup_mode = !spec.backup.label.empty();
     if (copied_in_backup_mode) write_backup_files(data, spec);
     // A label without the signal is trouble for PostgreSQL (NA-6), whatever the caller wants.
-    if (spec.new_timeline || copied_in_backup_mode) {
+    const bool new_timeline = spec.new_timeline || copied_in_backup_mode;
+    if (spec.archives) mark_as_archived(data, spec, new_timeline);
+    if (new_timeline) {
         data.replace_unsynced("recovery.signal", "", 0600, spec.owner);  // its name says it all
     }
     data.sync();

@@ -14,6 +14,8 @@ namespace bpg::postgres {
 namespace {
 
 constexpr std::size_t kHistoryMax = 4U << 20U;
+constexpr std::size_t kConfMax = 4U << 20U;
+constexpr const char* kWalLevel = "wal_level";
 
 Tree data_of(const Tree& volume) {
     auto data = volume.sub("data");
@@ -114,6 +116,23 @@ asio::awaitable<void> LocalDataDirectories::write_owned_config(const OwnedConfig
     co_await pool_.run(std::move(work));
 }
 
+asio::awaitable<bool> LocalDataDirectories::has_minimal_wal(const OwnedConfig& config) {
+    auto work = [config] {
+        const Tree data = data_of(Tree(config.volume));
+        std::string level;
+        const auto read = [&](const char* file) {
+            const auto found = setting_in(data.read(file, kConfMax).value_or(""), kWalLevel);
+            if (found) level = *found;
+        };
+        read("postgresql.conf");
+        const auto configured = config.settings.find(kWalLevel);
+        if (configured != config.settings.end()) level = configured->second;
+        read("postgresql.auto.conf");
+        return level == "minimal";
+    };
+    co_return co_await pool_.run(std::move(work));
+}
+
 asio::awaitable<void> LocalDataDirectories::copy_wal(const std::filesystem::path& source_data,
                                                      const std::filesystem::path& target_data,
                                                      const BackupStart& start, Lsn stop) {
@@ -121,6 +140,24 @@ asio::awaitable<void> LocalDataDirectories::copy_wal(const std::filesystem::path
         copy_wal_files(Tree(source_data), Tree(target_data), start, stop);
     };
     co_await pool_.run(std::move(work));
+}
+
+asio::awaitable<std::optional<std::string>> LocalDataDirectories::newest_wal(
+    const std::filesystem::path& data, const std::string& from, const std::string& until) {
+    auto work = [data, from, until]() -> std::optional<std::string> {
+        std::optional<std::string> newest;
+        for (const Entry& entry : Tree(data).list("pg_wal")) {
+            if (entry.name.size() != from.size()) continue;
+            const auto position = [](const std::string& name) { return name.substr(8); };
+            const bool is_within =
+                position(from) <= position(entry.name) && position(entry.name) <= position(until);
+            if (is_within && (!newest || position(*newest) < position(entry.name))) {
+                newest = entry.name;
+            }
+        }
+        return newest;
+    };
+    co_return co_await pool_.run(std::move(work));
 }
 
 asio::awaitable<std::optional<Lsn>> LocalDataDirectories::fork_point(

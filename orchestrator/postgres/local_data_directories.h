@@ -17,9 +17,13 @@ class LocalDataDirectories final : public DataDirectories {
     asio::awaitable<void> prepare_clone(const CloneSpec& spec) override;
     asio::awaitable<void> mark_prepared(const CloneSpec& spec) override;
     asio::awaitable<void> write_owned_config(const OwnedConfig& config) override;
+    asio::awaitable<bool> has_minimal_wal(const OwnedConfig& config) override;
     asio::awaitable<void> copy_wal(const std::filesystem::path& source_data,
                                    const std::filesystem::path& target_data,
                                    const BackupStart& start, Lsn stop) override;
+    asio::awaitable<std::optional<std::string>> newest_wal(const std::filesystem::path& data,
+                                                           const std::string& from,
+                                                           const std::string& until) override;
     asio::awaitable<std::optional<Lsn>> fork_point(const std::filesystem::path& data,
                                                    std::uint32_t timeline) override;
 

@@ -114,6 +114,11 @@ class Postgres {
     /// on disk when it returns, asynchronous ones included (E1b).
     virtual asio::awaitable<std::unique_ptr<ParentSession>> fence(const Endpoint& endpoint) = 0;
 
+    /// The same fence, then the next segment is begun: what was committed before is in whole
+    /// segments that can be archived, with the fence's own commit behind it (PITR-3). Where the
+    /// whole segments end.
+    virtual asio::awaitable<Position> switch_wal(const Endpoint& endpoint) = 0;
+
     /// Disables every subscription of every dbname, without contacting a publisher.
     virtual asio::awaitable<void> disable_subscriptions(const Endpoint& endpoint) = 0;
     /// CHECKPOINT.

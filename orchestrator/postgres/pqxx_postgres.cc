@@ -482,6 +482,16 @@ asio::awaitable<std::unique_ptr<ParentSession>> PqxxPostgres::fence(const Endpoi
     co_return std::make_unique<PqxxParent>(pool_, co_await pool_.run(std::move(task)));
 }
 
+asio::awaitable<Position> PqxxPostgres::switch_wal(const Endpoint& endpoint) {
+    auto work = [](Session& session) -> Position {
+        session.ask("SELECT pg_logical_emit_message(true, 'bpg', 'fence')");
+        // A statement of its own: in the same transaction the commit would come behind the switch.
+        const Lsn end = lsn_value(session.ask("SELECT pg_switch_wal()")[0][0]);
+        return {end, position_of(session).at};
+    };
+    co_return co_await on_session(pool_, versions_, target_of(endpoint, kLong), std::move(work));
+}
+
 asio::awaitable<void> PqxxPostgres::disable_subscriptions(const Endpoint& endpoint) {
     const SessionTarget target = target_of(endpoint);
     auto work = [target, versions = versions_](Session& session, Cutoff& cutoff) {

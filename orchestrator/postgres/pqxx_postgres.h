@@ -27,6 +27,7 @@ class PqxxPostgres final : public Postgres {
     asio::awaitable<std::unique_ptr<BackupSession>> start_backup(const Endpoint& endpoint,
                                                                  std::string label,
                                                                  bool keep_wal) override;
+    asio::awaitable<Position> switch_wal(const Endpoint& endpoint) override;
     asio::awaitable<std::unique_ptr<ParentSession>> fence(const Endpoint& endpoint) override;
     asio::awaitable<void> disable_subscriptions(const Endpoint& endpoint) override;
     asio::awaitable<void> checkpoint(const Endpoint& endpoint) override;

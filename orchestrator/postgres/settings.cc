@@ -152,6 +152,21 @@ std::optional<std::string> setting_on_line(std::string_view line) {
     return lower(line.substr(begin, end - begin));
 }
 
+std::optional<std::string> setting_in(std::string_view file, std::string_view name) {
+    std::optional<std::string> found;
+    while (!file.empty()) {
+        const std::string_view line = file.substr(0, file.find('\n'));
+        file.remove_prefix(std::min(line.size() + 1, file.size()));
+        if (setting_on_line(line) != name) continue;
+        std::string_view value = line.substr(line.find_first_not_of(" \t") + name.size());
+        value.remove_prefix(std::min(value.find_first_not_of(" \t="), value.size()));
+        const bool is_quoted = value.starts_with('\'');
+        if (is_quoted) value.remove_prefix(1);
+        found = lower(value.substr(0, value.find_first_of(is_quoted ? "'" : " \t#\r")));
+    }
+    return found;
+}
+
 std::string without_inherited_settings(std::string_view auto_conf) {
     std::string kept;
     kept.reserve(auto_conf.size());
@@ -237,11 +252,9 @@ bool is_loopback(std::string_view listen) {
            listen.find_first_not_of("0123456789.") == std::string_view::npos;
 }
 
-std::vector<std::pair<std::string, std::string>> owned_settings(const std::filesystem::path& volume,
-                                                                const Endpoint& endpoint,
-                                                                const std::string& listen,
-                                                                const std::string& cluster_name,
-                                                                int version_major) {
+std::vector<std::pair<std::string, std::string>> owned_settings(
+    const std::filesystem::path& volume, const Endpoint& endpoint, const std::string& listen,
+    const std::string& cluster_name, int version_major, const WalSettings& wal) {
     const std::string socket =
         fmt::format("{}/.s.PGSQL.{}", endpoint.socket_directory.native(), endpoint.port);
     if (socket.size() > kSocketPathMax) {
@@ -265,19 +278,15 @@ std::vector<std::pair<std::string, std::string>> owned_settings(const std::files
         {"unix_socket_group", ""},
         {"ssl", "off"},
         {"cluster_name", cluster_name_value(cluster_name)},
-        {"archive_mode", "off"},
-        {"archive_command", ""},
+        {"archive_mode", wal.archive_command.empty() ? "off" : "on"},
+        {"archive_command", wal.archive_command},
+        {"archive_timeout", std::to_string(wal.archive_timeout.count())},
         {"archive_cleanup_command", ""},
-        // Exit code 1 says "end of archive": recovery ends with what is in pg_wal.
-        {"restore_command", "exit 1"},
+        {"restore_command", wal.restore_command},
         {"recovery_end_command", ""},
-        {"recovery_target", ""},
-        {"recovery_target_name", ""},
-        {"recovery_target_time", ""},
-        {"recovery_target_xid", ""},
-        {"recovery_target_lsn", ""},
-        // Never the default `latest`: it would follow a stranger's history file.
-        {"recovery_target_timeline", "current"},
+        {"recovery_target_timeline", wal.target_timeline},
+        {"recovery_target_inclusive", "on"},
+        {"recovery_target_action", "promote"},
         {"hot_standby", "off"},
         {"primary_conninfo", ""},
         {"primary_slot_name", ""},
@@ -285,6 +294,13 @@ std::vector<std::pair<std::string, std::string>> owned_settings(const std::files
         {"logging_collector", "off"},
         {"log_destination", "stderr"},
     };
+    for (const char* kind : {"", "_name", "_time", "_xid", "_lsn"}) {
+        const std::string name = std::string("recovery_target") + kind;
+        const bool is_it = wal.target && wal.target->first == name;
+        if (!is_it) settings.emplace_back(name, "");
+    }
+    // The one that is wanted comes last: an empty one behind it counts as a second.
+    if (wal.target) settings.push_back(*wal.target);
     if (version_major >= 15) settings.emplace_back("archive_library", "");
     if (version_major < 16) settings.emplace_back("promote_trigger_file", "");
     if (version_major >= 17) settings.emplace_back("sync_replication_slots", "off");

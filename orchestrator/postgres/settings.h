@@ -21,6 +21,10 @@ void check_setting(const std::string& name, const std::string& value);
 /// The lower-case name a line of a configuration file sets; nothing for comments and empty lines.
 std::optional<std::string> setting_on_line(std::string_view line);
 
+/// The value that a configuration file gives to a setting, without its quotes: that of its last
+/// line that sets it; nothing when none does. Files it includes are not looked at.
+std::optional<std::string> setting_in(std::string_view file, std::string_view name);
+
 /// postgresql.auto.conf of a parent without what must not reach a clone: the settings that say
 /// where the parent listens, archives, recovers and replicates. All other lines stay byte for byte.
 std::string without_inherited_settings(std::string_view auto_conf);

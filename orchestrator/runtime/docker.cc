@@ -387,6 +387,8 @@ ContainerPlan DockerRuntime::plan_of(const InstanceSpec& spec, ImageFacts image,
     plan.arguments.erase(plan.arguments.begin());
     plan.user = spec.engine.user;
     plan.mounts = {spec.volume, spec.socket_directory};
+    plan.mounts.insert(plan.mounts.end(), spec.writable.begin(), spec.writable.end());
+    plan.read_only_mounts = spec.readable;
     plan.network = network.name;
     plan.listen = spec.listen;
     plan.port = spec.port;

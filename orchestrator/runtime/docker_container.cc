@@ -71,13 +71,17 @@ json scratch_of(const ContainerPlan& plan) {
 
 json mounts_of(const ContainerPlan& plan) {
     json mounts = json::array();
-    for (const path& place : plan.mounts) {
-        mounts.push_back({{"Type", "bind"},
-                          {"Source", place.native()},
-                          {"Target", place.native()},
-                          {"ReadOnly", false},
-                          {"BindOptions", {{"Propagation", "rprivate"}}}});
-    }
+    const auto add = [&mounts](const std::vector<path>& places, bool read_only) {
+        for (const path& place : places) {
+            mounts.push_back({{"Type", "bind"},
+                              {"Source", place.native()},
+                              {"Target", place.native()},
+                              {"ReadOnly", read_only},
+                              {"BindOptions", {{"Propagation", "rprivate"}}}});
+        }
+    };
+    add(plan.mounts, /*read_only=*/false);
+    add(plan.read_only_mounts, /*read_only=*/true);
     return mounts;
 }
 

@@ -46,6 +46,7 @@ struct ContainerPlan {
     std::vector<std::string> arguments;
     FileOwner user;
     std::vector<std::filesystem::path> mounts;  ///< of the host, at the same place inside
+    std::vector<std::filesystem::path> read_only_mounts;
     std::string network = "none";
     std::string listen;  ///< addresses of the host, with commas; where `port` is published
     int port = 0;        ///< 0: none

@@ -10,6 +10,7 @@ namespace {
 namespace asio = boost::asio;
 
 const std::filesystem::path kRoot = "/model";
+const std::filesystem::path kArchives = "/archives";
 
 Error no_such(const std::string& what) {
     return {ErrorKind::kInternal, "model_refuses", what + " does not exist", "", ""};
@@ -193,6 +194,11 @@ class FakeRuntime final : public runtime::Runtime {
             !volume.prepared_for.empty() && volume.prepared_for == volume.identity.incarnation,
             "a clone was started before its hygiene");
         world_.expect(volume.has_config, "a server was started without its config");
+        for (const std::filesystem::path& archive : spec.writable) {
+            world_.expect(world_.archives.contains({archive.parent_path().filename().string(),
+                                                    archive.filename().string()}),
+                          "a server was started without its archive");
+        }
         world_.expect(!volume.open || volume.has_own_password,
                       "a clone was open to users while it had its parent's password");
         world_.running[spec.branch_id] = name;
@@ -289,6 +295,10 @@ class FakePostgres final : public postgres::Postgres {
         std::unique_ptr<postgres::ParentSession> made = std::make_unique<FakeParent>();
         co_return made;
     }
+    asio::awaitable<postgres::Position> switch_wal(const postgres::Endpoint& endpoint) override {
+        must_run(endpoint);
+        co_return postgres::Position{postgres::Lsn{400}, WallTime{}};
+    }
     asio::awaitable<void> disable_subscriptions(const postgres::Endpoint&) override { co_return; }
     asio::awaitable<void> checkpoint(const postgres::Endpoint&) override { co_return; }
     asio::awaitable<void> verify_login(std::string, int, std::string,
@@ -343,6 +353,10 @@ class FakeDataDirectories final : public postgres::DataDirectories {
         volume.open = config.open;
         co_return;
     }
+    asio::awaitable<bool> has_minimal_wal(const postgres::OwnedConfig& config) override {
+        world_.at(config.volume / "data");
+        co_return false;
+    }
     asio::awaitable<void> copy_wal(const std::filesystem::path& source,
                                    const std::filesystem::path& target,
                                    const postgres::BackupStart&, postgres::Lsn) override {
@@ -350,12 +364,76 @@ class FakeDataDirectories final : public postgres::DataDirectories {
         world_.at(target);
         co_return;
     }
+    asio::awaitable<std::optional<std::string>> newest_wal(const std::filesystem::path& data,
+                                                           const std::string&,
+                                                           const std::string&) override {
+        world_.at(data);
+        co_return std::nullopt;
+    }
     asio::awaitable<std::optional<postgres::Lsn>> fork_point(const std::filesystem::path&,
                                                              std::uint32_t) override {
         co_return postgres::Lsn{250};
     }
 
   private:
+    World& world_;
+};
+
+class FakeArchives final : public wal::Archives {
+  public:
+    explicit FakeArchives(World& world) : world_(world) {}
+    std::filesystem::path place(const wal::ArchiveRef& archive) const override {
+        return kArchives / archive.volume / archive.incarnation_id;
+    }
+    asio::awaitable<void> prepare(const wal::ArchiveRef& archive, FileOwner owner) override {
+        world_.expect(owner.uid != 0, "an archive was made for an unknown user");
+        world_.archives.insert({archive.volume, archive.incarnation_id});
+        co_return;
+    }
+    asio::awaitable<void> remove(const std::string& volume) override {
+        for (const auto& [branch, on] : world_.running)
+            world_.expect(on != volume, "an archive was removed under a running server");
+        std::erase_if(world_.archives,
+                      [&volume](const auto& archive) { return archive.first == volume; });
+        co_return;
+    }
+
+    asio::awaitable<wal::Holding> look(const wal::ArchiveRef& archive,
+                                       const std::optional<wal::WalServer>& server) override {
+        wal::Holding holding;
+        if (server && server->runs) must_exist(archive);
+        // One segment for each that a snapshot of the model may begin in.
+        for (std::uint32_t timeline = 1; timeline <= 2; ++timeline)
+            holding.segments[{timeline, 0}].archived = true;
+        co_return holding;
+    }
+    asio::awaitable<void> take_over(const wal::ArchiveRef& archive,
+                                    const wal::WalServer&) override {
+        must_exist(archive);
+        co_return;
+    }
+    asio::awaitable<void> copy_tail(const wal::ArchiveRef& archive, const wal::WalServer&,
+                                    const std::filesystem::path& spool) override {
+        must_exist(archive);
+        world_.at(spool).has_spool = true;
+        co_return;
+    }
+    asio::awaitable<void> remove_before(const wal::ArchiveRef& archive,
+                                        const std::string&) override {
+        must_exist(archive);
+        co_return;
+    }
+    asio::awaitable<void> note_damage(const wal::ArchiveRef&) override { co_return; }
+    asio::awaitable<std::optional<std::uint64_t>> find_restore_point(const wal::ArchiveRef&,
+                                                                     const std::string&) override {
+        co_return std::nullopt;
+    }
+
+  private:
+    void must_exist(const wal::ArchiveRef& archive) const {
+        if (world_.archives.contains({archive.volume, archive.incarnation_id})) return;
+        throw no_such("archive of " + archive.volume);
+    }
     World& world_;
 };
 
@@ -383,6 +461,10 @@ std::unique_ptr<postgres::Postgres> make_postgres(World& world) {
 }
 std::unique_ptr<postgres::DataDirectories> make_data_directories(World& world) {
     return std::make_unique<FakeDataDirectories>(world);
+}
+
+std::unique_ptr<wal::Archives> make_archives(World& world) {
+    return std::make_unique<FakeArchives>(world);
 }
 
 }  // namespace bpg::fakes

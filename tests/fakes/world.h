@@ -14,6 +14,7 @@
 #include "orchestrator/postgres/postgres.h"
 #include "orchestrator/runtime/runtime.h"
 #include "orchestrator/storage/storage.h"
+#include "orchestrator/wal/archives.h"
 
 namespace bpg::fakes {
 
@@ -26,6 +27,7 @@ struct FakeVolume {
     bool has_own_password = false;  ///< the superuser has not its parent's any more
     bool copied_while_running = false;
     bool has_label = false;
+    bool has_spool = false;  ///< WAL of its parent that a recovery needs
     std::pair<std::string, std::string>
         origin;        ///< (volume, id) of the snapshot it was cloned from
     std::string home;  ///< of a snapshot: the volume it lies in, which promote changes
@@ -39,6 +41,7 @@ struct World {
     std::map<std::pair<std::string, std::string>, FakeVolume> snapshots;  ///< (volume, id)
     std::map<std::string, std::string> running;                           ///< branch id → volume
     std::set<std::string> socket_directories;                             ///< branch ids
+    std::set<std::pair<std::string, std::string>> archives;  ///< (volume, incarnation id)
     std::map<std::string, int> backups;  ///< branch id → sessions in backup mode
     std::vector<std::string> violations;
 
@@ -53,5 +56,6 @@ std::unique_ptr<storage::Storage> make_storage(World& world);
 std::unique_ptr<runtime::Runtime> make_runtime(World& world);
 std::unique_ptr<postgres::Postgres> make_postgres(World& world);
 std::unique_ptr<postgres::DataDirectories> make_data_directories(World& world);
+std::unique_ptr<wal::Archives> make_archives(World& world);
 
 }  // namespace bpg::fakes

@@ -59,7 +59,8 @@ INCLUDES = {
     "orchestrator/operations": [
         "orchestrator/base/", "orchestrator/catalog/", "jobs/step.h", "jobs/queue.h",
         "scheduler/retention.h",
-        "orchestrator/storage/", "orchestrator/runtime/", "orchestrator/postgres/"],
+        "orchestrator/storage/", "orchestrator/runtime/", "orchestrator/postgres/",
+        "orchestrator/wal/"],
     "orchestrator/http": [
         "orchestrator/base/", "orchestrator/catalog/", "jobs/", "scheduler/", "metrics/",
         "orchestrator/operations/"],

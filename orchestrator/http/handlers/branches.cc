@@ -64,10 +64,24 @@ asio::awaitable<Response> create(ApiServices& api, Request request, operations::
     wanted.ttl = fields.optional_duration("ttl");
     if (wanted.ttl && wanted.ttl->count() == 0) wanted.ttl.reset();
     wanted.stopped = fields.flag("stopped");
+    wanted.no_archive = fields.flag("no_archive");
+    wanted.target = operations::parse_target({fields.optional_text("pitr"),
+                                              fields.optional_text("at_lsn"),
+                                              fields.optional_text("at_restore_point")},
+                                             api.clock.now());
+    const bool is_dry_run = fields.flag("dry_run");
     const bool if_not_exists = fields.flag("if_not_exists");
     fields.finish();
     catalog::split_ref(wanted.ref);
     if (wanted.from.find('/') != std::string::npos) catalog::split_ref(wanted.from);
+    if (is_dry_run) {
+        if (!wanted.target.is_set()) {
+            throw Error(ErrorKind::kInvalid, "dry_run_without_target",
+                        "--dry-run goes with a point in time only",
+                        "any other create takes what is there now", "leave out --dry-run");
+        }
+        co_return json_response(200, co_await api.requests.plan_branch_restore(std::move(wanted)));
+    }
     if (if_not_exists) {
         auto existing = co_await answer_existing(api, request, wanted.ref, wanted.from);
         if (existing) co_return std::move(*existing);

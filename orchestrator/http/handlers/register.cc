@@ -16,6 +16,7 @@
 #include "orchestrator/http/handlers/snapshots.h"
 #include "orchestrator/http/handlers/status.h"
 #include "orchestrator/http/handlers/trash.h"
+#include "orchestrator/http/handlers/wal.h"
 #include "orchestrator/http/problem.h"
 #include "orchestrator/http/render.h"
 #include "orchestrator/http/wire.h"
@@ -146,6 +147,7 @@ void register_api(Router& router, ApiServices& api) {
     add_pause_routes(router, api);
     add_snapshot_routes(router, api);
     add_trash_routes(router, api);
+    add_wal_routes(router, api);
     add_status_routes(router, api);
 }
 

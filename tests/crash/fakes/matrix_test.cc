@@ -36,9 +36,10 @@ class Life {
           runtime_(fakes::make_runtime(world)),
           postgres_(fakes::make_postgres(world)),
           data_directories_(fakes::make_data_directories(world)),
-          services_{catalog_,   shared_snapshots_,        *storage_, *runtime_,
-                    *postgres_, *data_directories_,       secrets_,  *pool_,
-                    clock_,     settings(directory, keep)},
+          archives_(fakes::make_archives(world)),
+          services_{catalog_,   shared_snapshots_,  *storage_,   *runtime_,
+                    *postgres_, *data_directories_, *archives_,  secrets_,
+                    *pool_,     clock_,             settings(directory, keep)},
           loop_(std::make_unique<asio::io_context>(1)),
           store_(directory / "store", loop_->get_executor(), metrics_),
           queue_(store_, registry_, clock_, {}),
@@ -130,6 +131,7 @@ class Life {
     std::unique_ptr<runtime::Runtime> runtime_;
     std::unique_ptr<postgres::Postgres> postgres_;
     std::unique_ptr<postgres::DataDirectories> data_directories_;
+    std::unique_ptr<wal::Archives> archives_;
     catalog::Catalog catalog_;
     operations::SharedSnapshots shared_snapshots_{catalog_};
     operations::Services services_;

@@ -23,6 +23,7 @@
 #include "orchestrator/postgres/pqxx_postgres.h"
 #include "orchestrator/runtime/process.h"
 #include "orchestrator/storage/copy.h"
+#include "orchestrator/wal/local_archives.h"
 
 namespace bpg::http::test {
 
@@ -145,11 +146,12 @@ class HandlersTest : public testing::Test {
     runtime::ProcessRuntime runtime_{{"", "postgres"}, pool_, loop_.get_executor()};
     postgres::PqxxPostgres postgres_{pool_};
     postgres::LocalDataDirectories data_directories_{pool_};
+    wal::LocalArchives archives_{directory_.path() / "wal-archive", pool_};
     catalog::Catalog catalog_;
     operations::SharedSnapshots shared_snapshots_{catalog_};
     operations::Services services_{
         catalog_,          shared_snapshots_, storage_, runtime_, postgres_,
-        data_directories_, secrets_,          pool_,    clock_,   {}};
+        data_directories_, archives_,         secrets_, pool_,    clock_,   {}};
     jobs::OperationRegistry registry_;
     jobs::Store store_{new_store(), loop_.get_executor(), metrics_};
     jobs::Queue queue_{store_, registry_, clock_, {}};

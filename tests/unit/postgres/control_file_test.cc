@@ -6,6 +6,7 @@
 
 #include <cstring>
 
+#include "orchestrator/base/crc32c.h"
 #include "orchestrator/base/error.h"
 
 namespace bpg::postgres {

@@ -1,0 +1,197 @@
+#include "orchestrator/operations/point_in_time.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/operations/wal_holding.h"
+
+namespace bpg::operations {
+namespace {
+
+constexpr const char* kSpool = "wal-spool";
+/// How bpg-wal begins what it says; PostgreSQL passes it on to its log.
+constexpr std::string_view kHelperSays = "bpg-wal: ";
+
+std::string last_helper_line(const std::string& log) {
+    const auto at = log.rfind(kHelperSays);
+    if (at == std::string::npos) return "";
+    const auto begin = at + kHelperSays.size();
+    return log.substr(begin, std::min(log.find('\n', begin), log.size()) - begin);
+}
+
+std::string gaps_in_words(const std::vector<wal::Gap>& gaps, std::uint32_t segment_size) {
+    if (gaps.empty()) return "";
+    std::string text = "; missing WAL: ";
+    for (const wal::Gap& gap : gaps) {
+        if (&gap != &gaps.front()) text += ", ";
+        text += wal::segment_name(gap.first, segment_size);
+        if (gap.last != gap.first) text += " to " + wal::segment_name(gap.last, segment_size);
+    }
+    return text;
+}
+
+/// "the nearest are A and B": the restorable times next to a target.
+std::string nearest(const std::vector<wal::Window>& windows, WallTime target) {
+    std::optional<WallTime> before;
+    std::optional<WallTime> after;
+    for (const wal::Window& window : windows) {
+        if (window.to && *window.to < target)
+            before = std::max(before.value_or(*window.to), *window.to);
+        if (window.from > target) after = std::min(after.value_or(window.from), window.from);
+    }
+    if (before && after) {
+        return fmt::format("the nearest are {} and {}", format_time(*before), format_time(*after));
+    }
+    if (!before && !after) return "take a snapshot first: bpg snapshot create";
+    return "the nearest is " + format_time(before ? *before : *after);
+}
+
+}  // namespace
+
+Error not_restorable(const std::string& ref, const RestoreTarget& target,
+                     const std::vector<wal::Window>& windows, const std::vector<wal::Gap>& gaps,
+                     std::uint32_t segment_size) {
+    return {ErrorKind::kConflict, "not_restorable",
+            fmt::format("\"{}\" cannot be restored to {}", ref, target.shown()),
+            in_words(windows) + gaps_in_words(gaps, segment_size),
+            target.time ? nearest(windows, *target.time)
+                        : "bpg wal info " + ref + " shows what there is"};
+}
+
+const catalog::Branch& PointInTime::source(const Restore& restore) const {
+    if (const auto* found = services_.catalog.branch_by_id(restore.source_id)) return *found;
+    throw Error(ErrorKind::kNotFound, "source_gone", "what is to be restored is gone",
+                "it was destroyed since", "bpg wal info shows what there is");
+}
+
+asio::awaitable<void> PointInTime::secure_wal(Restore& restore, std::string base_id) {
+    const wal::WalServer server = co_await wal_server(services_, restore.source_id);
+    std::optional<postgres::Position> fence;
+    if (server.runs) {
+        const postgres::Endpoint endpoint = Instances(services_).endpoint(source(restore));
+        fence = co_await services_.postgres.switch_wal(endpoint);
+    }
+    const wal::ArchiveRef archive = Instances::archive(source(restore));
+    co_await services_.archives.take_over(archive, server);
+    const wal::Holding holding = co_await look_at_wal(services_, restore.source_id);
+
+    const catalog::Branch& incarnation = source(restore);
+    const std::vector<wal::Base> all = bases_of(services_.catalog, incarnation);
+    std::vector<wal::Base> bases = all;
+    std::erase_if(bases, [&](const wal::Base& base) { return base.snapshot_id != base_id; });
+    const std::uint64_t lsn = [&restore] {
+        const auto parsed = postgres::parse_lsn(restore.target.text);
+        return parsed ? parsed->value : 0;
+    }();
+    const bool is_ahead = restore.target.kind == "lsn" && fence && lsn > fence->lsn.value;
+    const auto plan = restore.target.time ? wal::plan_time(holding, bases, *restore.target.time)
+                      : restore.target.kind == "lsn" ? wal::plan_lsn(holding, bases, lsn)
+                                                     : wal::plan_all(holding, bases);
+    if (!plan || is_ahead) {
+        throw not_restorable(services_.catalog.ref_of(incarnation), restore.target,
+                             wal::windows(holding, all), wal::gaps(holding), holding.segment_size);
+    }
+    const std::uint64_t size = holding.segment_size;
+    wal::SegmentId until = plan->until;
+    // The segment that is being written now is not needed: the fence lies in the one before.
+    if (fence) until.number = std::min(until.number, (fence->lsn.value - 1) / size);
+    restore.timeline = plan->base.first.timeline;
+    restore.from = wal::segment_name(plan->base.first, holding.segment_size);
+    restore.until = wal::segment_name(until, holding.segment_size);
+    restore.bytes = (until.number - std::min(until.number, plan->base.first.number) + 1) * size;
+    const auto* snapshot = services_.catalog.snapshot_by_id(base_id);
+    restore.has_fork_base = snapshot != nullptr && snapshot->timeline != restore.timeline;
+}
+
+asio::awaitable<void> PointInTime::bring_tail(Restore restore, std::filesystem::path volume) {
+    const wal::WalServer server = co_await wal_server(services_, restore.source_id);
+    const wal::ArchiveRef archive = Instances::archive(source(restore));
+    const std::filesystem::path spool = volume / kSpool;
+    co_await services_.archives.copy_tail(archive, server, spool);
+}
+
+asio::awaitable<void> PointInTime::remove_tail(std::filesystem::path volume) {
+    const std::filesystem::path spool = volume / kSpool;
+    co_await services_.pool.run([&spool] { remove_tree(spool); });
+}
+
+Recovery PointInTime::recovery(const Restore& restore, const std::filesystem::path& volume) const {
+    Recovery recovery;
+    recovery.archive = services_.archives.place(Instances::archive(source(restore)));
+    recovery.spool = volume / kSpool;
+    recovery.bounds.timelines = {restore.timeline};
+    recovery.bounds.from = restore.from;
+    recovery.bounds.until = restore.until;
+    if (restore.timeline > 1)
+        recovery.bounds.history = fmt::format("{:08X}.history", restore.timeline);
+    recovery.timeline = restore.timeline;
+    if (!restore.is_behind_last) {
+        recovery.target = {"recovery_target_" + restore.target.kind, restore.target.value()};
+    }
+    return recovery;
+}
+
+asio::awaitable<void> PointInTime::show_progress(Restore restore, std::filesystem::path data) {
+    const auto newest =
+        co_await services_.data_directories.newest_wal(data, restore.from, restore.until);
+    if (!newest) co_return;
+    const auto position = [](const std::string& name) {
+        return std::stoull(name.substr(8, 8), nullptr, 16) * 256 +
+               std::stoull(name.substr(16), nullptr, 16);
+    };
+    const std::uint64_t size =
+        restore.bytes / (position(restore.until) - position(restore.from) + 1);
+    const std::uint64_t done = (position(*newest) - position(restore.from)) * size;
+    context_.show_progress({done, restore.bytes, "bytes"});
+}
+
+PointInTime::Verdict PointInTime::verdict(const std::string& log) {
+    const auto says = [&log](const char* text) { return log.find(text) != std::string::npos; };
+    if (says("requested recovery stop point is before consistent recovery point")) {
+        return Verdict::kTargetBeforeBase;
+    }
+    // Asked before the next one: where a segment could not be had, PostgreSQL says so and no more.
+    if (!last_helper_line(log).empty()) return Verdict::kWalBroken;
+    if (says("recovery ended before configured recovery target was reached")) {
+        return Verdict::kTargetBehindLast;
+    }
+    return Verdict::kOther;
+}
+
+asio::awaitable<bool> PointInTime::heal(Restore& restore) {
+    if (restore.was_healed) co_return false;
+    restore.was_healed = true;
+    const wal::WalServer server = co_await wal_server(services_, restore.source_id);
+    const wal::ArchiveRef archive = Instances::archive(source(restore));
+    co_await services_.archives.take_over(archive, server);
+    co_return true;
+}
+
+std::string PointInTime::older_base(const Restore& restore, const std::string& base_id) const {
+    const std::vector<wal::Base> bases = bases_of(services_.catalog, source(restore));
+    const auto here = std::find_if(bases.begin(), bases.end(), [&](const wal::Base& base) {
+        return base.snapshot_id == base_id;
+    });
+    if (here == bases.end()) return "";
+    const wal::Base* older = nullptr;
+    for (const wal::Base& base : bases) {
+        if (base.at < here->at && (older == nullptr || base.at > older->at)) older = &base;
+    }
+    return older == nullptr ? "" : older->snapshot_id;
+}
+
+asio::awaitable<Error> PointInTime::broken_wal(Restore restore, std::string log) {
+    const wal::ArchiveRef archive = Instances::archive(source(restore));
+    co_await services_.archives.note_damage(archive);
+    const wal::Holding holding = co_await look_at_wal(services_, restore.source_id);
+    const catalog::Branch& incarnation = source(restore);
+    const auto windows = wal::windows(holding, bases_of(services_.catalog, incarnation));
+    co_return Error(ErrorKind::kCorrupt, "wal_broken",
+                    fmt::format("\"{}\" cannot be restored to {}",
+                                services_.catalog.ref_of(incarnation), restore.target.shown()),
+                    last_helper_line(log), in_words(windows));
+}
+
+}  // namespace bpg::operations

@@ -1,0 +1,82 @@
+// What a branch-create at a point in time does more than any other: it secures the WAL up to that
+// point, lets PostgreSQL recover from the archive of another incarnation, and understands why a
+// recovery ended (PITR-1..9).
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "jobs/step.h"
+#include "orchestrator/operations/instances.h"
+#include "orchestrator/operations/restore_target.h"
+#include "orchestrator/operations/services.h"
+
+namespace bpg::operations {
+
+/// What such a create remembers. Empty target: it is none.
+struct Restore {
+    RestoreTarget target;
+    std::string source_id;  ///< the branch record of the incarnation whose WAL is replayed
+    std::string own_snapshot_id;
+    std::uint32_t timeline = 0;  ///< of the WAL; explicit, never "latest" (LIN-3)
+    std::string from;            ///< first and last segment that recovery may need
+    std::string until;
+    std::uint64_t bytes = 0;      ///< of WAL from the one to the other
+    bool has_fork_base = false;   ///< the base is of the timeline before
+    bool is_behind_last = false;  ///< nothing was committed after the target: recover all there is
+    bool was_healed = false;      ///< a damaged segment was archived anew, once
+
+    bool is_wanted() const { return target.is_set(); }
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Restore, target, source_id, own_snapshot_id,
+                                                timeline, from, until, bytes, has_fork_base,
+                                                is_behind_last, was_healed)
+
+/// Loop thread only.
+class PointInTime {
+  public:
+    PointInTime(Services& services, jobs::JobContext& context)
+        : services_(services), context_(context) {}
+
+    /// A running source is fenced, so that recovery finds a commit behind the target, and its last
+    /// WAL is archived; of one that is down, all that it wrote. Then the range is known and whole,
+    /// or this throws. `base_id`: the snapshot that recovery begins from.
+    asio::awaitable<void> secure_wal(Restore& restore, std::string base_id);
+    /// Puts what a source that is down has not archived into the new volume.
+    asio::awaitable<void> bring_tail(Restore restore, std::filesystem::path volume);
+    asio::awaitable<void> remove_tail(std::filesystem::path volume);
+
+    Recovery recovery(const Restore& restore, const std::filesystem::path& volume) const;
+
+    /// Tells how far recovery is.
+    asio::awaitable<void> show_progress(Restore restore, std::filesystem::path data);
+
+    /// Why PostgreSQL ended instead of becoming ready, by its log.
+    enum class Verdict {
+        kTargetBeforeBase,  ///< an older snapshot is needed (E6)
+        kTargetBehindLast,  ///< the WAL is all there, and ends before the target (PITR-4)
+        kWalBroken,         ///< a segment is missing or damaged
+        kOther,
+    };
+    static Verdict verdict(const std::string& log);
+    /// Archives the source's WAL again; true when something may be whole now.
+    asio::awaitable<bool> heal(Restore& restore);
+    /// The newest base that is older than this one; empty when there is none.
+    std::string older_base(const Restore& restore, const std::string& base_id) const;
+    /// Names the segment, and what can still be restored.
+    asio::awaitable<Error> broken_wal(Restore restore, std::string log);
+
+  private:
+    const catalog::Branch& source(const Restore& restore) const;
+
+    Services& services_;
+    jobs::JobContext& context_;
+};
+
+/// No time that can be restored is this one: kConflict `not_restorable`, with the nearest that are.
+Error not_restorable(const std::string& ref, const RestoreTarget& target,
+                     const std::vector<wal::Window>& windows, const std::vector<wal::Gap>& gaps,
+                     std::uint32_t segment_size);
+
+}  // namespace bpg::operations

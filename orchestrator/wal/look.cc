@@ -1,0 +1,151 @@
+#include "orchestrator/wal/look.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/wal/archived_file.h"
+#include "orchestrator/wal/new_file.h"
+#include "orchestrator/wal/wal_reader.h"
+
+namespace bpg::wal {
+namespace {
+
+constexpr std::string_view kReady = ".ready";
+
+WallTime time_of(std::int64_t seconds) {
+    return WallTime(std::chrono::seconds(seconds));
+}
+
+/// What one archived file adds; false when it is none that counts.
+bool add_archived(int directory, const std::string& shown, const WalName& name, Holding& holding) {
+    std::optional<ArchivedFile> file;
+    try {
+        file = ArchivedFile::open(directory, shown, name);
+    } catch (const Error&) {
+        return false;  // damaged: it counts as missing, and whoever needs it says so
+    }
+    if (!file) return true;  // removed meanwhile
+    holding.stored_bytes += file->stored().size();
+    const WallTime modified = time_of(file->stored().modified_seconds());
+    holding.last_archived_at = std::max(holding.last_archived_at.value_or(modified), modified);
+    if (name.kind == WalKind::kHistory) holding.histories.push_back(name.timeline);
+    if (name.kind != WalKind::kSegment) return true;
+    const auto segment = parse_segment_name(name.text, holding.segment_size);
+    if (!segment) return false;
+    HeldSegment& held = holding.segments[*segment];
+    held.archived = true;
+    held.stored_bytes = file->stored().size();
+    held.first_commit = file->metadata().first_commit_at;
+    held.last_commit = file->metadata().last_commit_at;
+    return true;
+}
+
+void look_at_archive(const std::filesystem::path& archive, const IsDamaged& is_damaged,
+                     Holding& holding) {
+    UniqueFd directory;
+    try {
+        directory = open_directory(archive);
+    } catch (const Error&) {
+        return;  // nothing was ever archived
+    }
+    for (const std::string& file : directory_names(directory.get(), archive.native())) {
+        if (is_temporary_name(file)) continue;
+        const auto name = wal_name_of(file);
+        const bool counts = name && !is_damaged(file) &&
+                            add_archived(directory.get(), archive.native(), *name, holding);
+        if (!counts) holding.foreign.push_back(file);
+    }
+    std::sort(holding.foreign.begin(), holding.foreign.end());
+    std::sort(holding.histories.begin(), holding.histories.end());
+}
+
+/// Segments that PostgreSQL has yet to hand to its archiver.
+void count_pending(int pg_wal, const std::string& shown, Holding& holding) {
+    const UniqueFd status = open_beneath(pg_wal, "archive_status", O_RDONLY | O_DIRECTORY);
+    if (!status) return;
+    for (const std::string& name : directory_names(status.get(), shown)) {
+        if (!name.ends_with(kReady)) continue;
+        if (!parse_segment_name(std::string_view(name).substr(0, name.size() - kReady.size()),
+                                holding.segment_size)) {
+            continue;
+        }
+        struct stat facts{};
+        if (::fstatat(status.get(), name.c_str(), &facts, AT_SYMLINK_NOFOLLOW) != 0) continue;
+        ++holding.pending;
+        const WallTime since = time_of(facts.st_mtime);
+        holding.oldest_pending = std::min(holding.oldest_pending.value_or(since), since);
+    }
+}
+
+/// A server that is down commits nothing more: its last commits can be known.
+void learn_commits(int pg_wal, const std::string& shown, SegmentId segment, Holding& holding) {
+    const WalFacts facts = scan_segments(pg_wal, shown, segment, holding.segment_size);
+    HeldSegment& held = holding.segments[segment];
+    held.first_commit = facts.first_commit;
+    held.last_commit = facts.last_commit;
+}
+
+void look_at_server(const WalServer& server, Holding& holding) {
+    const UniqueFd pg_wal = open_pg_wal(server);
+    if (!pg_wal) return;
+    const std::string shown = (server.data_directory / "pg_wal").native();
+    count_pending(pg_wal.get(), shown, holding);
+    std::optional<SegmentId> first_unarchived;
+    for (const SegmentId segment : segments_in(pg_wal.get(), shown, server)) {
+        const bool is_new = holding.segments.try_emplace(segment).second;
+        if (is_new && !first_unarchived) first_unarchived = segment;
+    }
+    if (!server.runs && first_unarchived) {
+        learn_commits(pg_wal.get(), shown, *first_unarchived, holding);
+    }
+}
+
+}  // namespace
+
+UniqueFd open_pg_wal(const WalServer& server) {
+    UniqueFd data;
+    try {
+        data = open_directory(server.data_directory);
+    } catch (const Error&) {
+        return {};  // its volume is gone
+    }
+    return open_beneath(data.get(), "pg_wal", O_RDONLY | O_DIRECTORY);
+}
+
+std::vector<SegmentId> segments_in(int pg_wal_fd, const std::string& shown,
+                                   const WalServer& server) {
+    std::vector<SegmentId> found;
+    for (const std::string& text : directory_names(pg_wal_fd, shown)) {
+        const auto segment = parse_segment_name(text, server.segment_size);
+        if (!segment) continue;
+        const UniqueFd file = open_beneath(pg_wal_fd, text, O_RDONLY | O_NONBLOCK);
+        struct stat facts{};
+        if (!file || ::fstat(file.get(), &facts) != 0 || !S_ISREG(facts.st_mode)) continue;
+        std::array<char, SegmentHeader::kSize> bytes{};
+        const ssize_t got = ::pread(file.get(), bytes.data(), bytes.size(), 0);
+        if (got != static_cast<ssize_t>(bytes.size())) continue;
+        const auto header = parse_segment_header({bytes.data(), bytes.size()});
+        const auto size = static_cast<std::uint64_t>(facts.st_size);
+        if (fault_of_segment(header, *parse_wal_name(text), size, std::nullopt).empty()) {
+            found.push_back(*segment);
+        }
+    }
+    std::sort(found.begin(), found.end());
+    return found;
+}
+
+Holding look_at(const std::filesystem::path& archive, const std::optional<WalServer>& server,
+                const IsDamaged& is_damaged) {
+    Holding holding;
+    if (server) holding.segment_size = server->segment_size;
+    look_at_archive(archive, is_damaged, holding);
+    if (server) look_at_server(*server, holding);
+    return holding;
+}
+
+}  // namespace bpg::wal
