@@ -165,6 +165,7 @@ asio::awaitable<bool> PointInTime::heal(Restore& restore) {
     restore.was_healed = true;
     const wal::WalServer server = co_await wal_server(services_, restore.source_id);
     const wal::ArchiveRef archive = Instances::archive(source(restore));
+    co_await services_.archives.note_damage(archive);
     co_await services_.archives.take_over(archive, server);
     co_return true;
 }

@@ -112,9 +112,9 @@ asio::awaitable<jobs::Job> branch_create(Requests& requests, Reader reader, Requ
     wanted.ttl = reader.duration("ttl");
     wanted.stopped = reader.flag("stopped");
     wanted.no_archive = reader.flag("no-archive");
-    wanted.target = parse_target({reader.optional("pitr"), reader.optional("at-lsn"),
-                                  reader.optional("at-restore-point")},
-                                 requests.now());
+    wanted.target = parse_target(
+        {reader.optional("pitr"), reader.optional("at-lsn"), reader.optional("at-restore-point")},
+        requests.now());
     reader.finish();
     catalog::split_ref(wanted.ref);
     co_return co_await requests.branch_create(std::move(wanted), std::move(key));

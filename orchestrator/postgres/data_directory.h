@@ -134,11 +134,8 @@ struct WalSettings {
 bool is_owned_setting(const std::string& name);
 
 /// The `-c` settings of every start: what no SQL user may change (reference: owned settings).
-std::vector<std::pair<std::string, std::string>> owned_settings(const std::filesystem::path& volume,
-                                                                const Endpoint& endpoint,
-                                                                const std::string& listen,
-                                                                const std::string& cluster_name,
-                                                                int version_major,
-                                                                const WalSettings& wal = {});
+std::vector<std::pair<std::string, std::string>> owned_settings(
+    const std::filesystem::path& volume, const Endpoint& endpoint, const std::string& listen,
+    const std::string& cluster_name, int version_major, const WalSettings& wal = {});
 
 }  // namespace bpg::postgres

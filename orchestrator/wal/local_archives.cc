@@ -16,8 +16,6 @@
 namespace bpg::wal {
 namespace {
 
-constexpr std::string_view kReady = ".ready";
-
 /// The files of a server's pg_wal, and where they go.
 struct Transfer {
     const WalServer& server;
@@ -51,22 +49,28 @@ struct Transfer {
     }
 };
 
-/// What PostgreSQL has handed to its archiver, and that has yet to archive it.
-std::set<std::string> ready_files(const Transfer& from) {
+/// What PostgreSQL has handed to its archiver: files that do not change any more.
+std::set<std::string> handed_over(const Transfer& from) {
     std::set<std::string> names;
     const UniqueFd status =
         open_beneath(from.pg_wal.get(), "archive_status", O_RDONLY | O_DIRECTORY);
     if (!status) return names;
-    for (const std::string& name : directory_names(status.get(), from.shown)) {
-        if (name.ends_with(kReady)) names.insert(name.substr(0, name.size() - kReady.size()));
+    for (const std::string& mark : directory_names(status.get(), from.shown)) {
+        for (const std::string_view ending : {".ready", ".done"}) {
+            if (mark.ends_with(ending)) names.insert(mark.substr(0, mark.size() - ending.size()));
+        }
     }
     return names;
 }
 
 /// Segments that are full, and histories: whatever will not change any more.
 std::set<std::string> whole_files(const Transfer& from, std::uint32_t timeline) {
-    std::set<std::string> names = ready_files(from);
-    std::erase_if(names, [](const std::string& name) { return !parse_wal_name(name); });
+    std::set<std::string> names = handed_over(from);
+    // A clone's marks on its parent's segments say that these are none of its own.
+    std::erase_if(names, [timeline](const std::string& name) {
+        const auto wal = parse_wal_name(name);
+        return !wal || wal->timeline != timeline;
+    });
     for (const std::string& name : directory_names(from.pg_wal.get(), from.shown)) {
         const auto wal = parse_wal_name(name);
         if (wal && wal->kind == WalKind::kHistory && wal->timeline == timeline) names.insert(name);
@@ -88,17 +92,25 @@ std::uint32_t newest_timeline(const Transfer& from) {
     return segments.empty() ? 0 : segments.back().timeline;
 }
 
+/// As far as its first frame and its size tell.
+bool looks_whole(int archive, const std::string& shown, const WalName& name) {
+    try {
+        return ArchivedFile::open(archive, shown, name).has_value();
+    } catch (const Error& error) {
+        if (error.code() != "wal_damaged") throw;
+        return false;
+    }
+}
+
 void take_over_blocking(const std::filesystem::path& archive, const WalServer& server,
                         const IsDamaged& is_damaged) {
     const Transfer transfer(server, archive);
     if (!transfer.pg_wal) return;  // its volume is gone
     const UniqueFd directory = open_directory(archive);
     for (const std::string& name : whole_files(transfer, newest_timeline(transfer))) {
-        const std::string file = archived_name(*parse_wal_name(name));
-        struct stat facts{};
-        const bool is_there =
-            ::fstatat(directory.get(), file.c_str(), &facts, AT_SYMLINK_NOFOLLOW) == 0;
-        if (!is_there || is_damaged(file)) transfer.take(name);
+        const WalName wal = *parse_wal_name(name);
+        const bool is_there = looks_whole(directory.get(), archive.native(), wal);
+        if (!is_there || is_damaged(archived_name(wal))) transfer.take(name);
     }
 }
 

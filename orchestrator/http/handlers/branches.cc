@@ -65,10 +65,10 @@ asio::awaitable<Response> create(ApiServices& api, Request request, operations::
     if (wanted.ttl && wanted.ttl->count() == 0) wanted.ttl.reset();
     wanted.stopped = fields.flag("stopped");
     wanted.no_archive = fields.flag("no_archive");
-    wanted.target = operations::parse_target({fields.optional_text("pitr"),
-                                              fields.optional_text("at_lsn"),
-                                              fields.optional_text("at_restore_point")},
-                                             api.clock.now());
+    wanted.target =
+        operations::parse_target({fields.optional_text("pitr"), fields.optional_text("at_lsn"),
+                                  fields.optional_text("at_restore_point")},
+                                 api.clock.now());
     const bool is_dry_run = fields.flag("dry_run");
     const bool if_not_exists = fields.flag("if_not_exists");
     fields.finish();

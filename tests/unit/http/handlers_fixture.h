@@ -150,8 +150,8 @@ class HandlersTest : public testing::Test {
     catalog::Catalog catalog_;
     operations::SharedSnapshots shared_snapshots_{catalog_};
     operations::Services services_{
-        catalog_,          shared_snapshots_, storage_, runtime_, postgres_,
-        data_directories_, archives_,         secrets_, pool_,    clock_,   {}};
+        catalog_,  shared_snapshots_, storage_, runtime_, postgres_, data_directories_,
+        archives_, secrets_,          pool_,    clock_,   {}};
     jobs::OperationRegistry registry_;
     jobs::Store store_{new_store(), loop_.get_executor(), metrics_};
     jobs::Queue queue_{store_, registry_, clock_, {}};
