@@ -324,10 +324,10 @@ int run_command_line(const std::vector<std::string>& words) {
 
 std::vector<const Command*> all_commands() {
     std::vector<const Command*> commands;
-    for (const auto rows : {init_commands(), database_commands(), branch_commands(),
-                            snapshot_commands(), wal_commands(), instance_commands(),
-                            status_commands(), connection_commands(), job_commands(),
-                            trash_commands()}) {
+    for (const auto rows :
+         {init_commands(), database_commands(), branch_commands(), snapshot_commands(),
+          wal_commands(), instance_commands(), status_commands(), connection_commands(),
+          job_commands(), trash_commands()}) {
         for (const Command& command : rows)
             commands.push_back(&command);
     }

@@ -363,7 +363,9 @@ std::string wal_table(const Session& session, const json& items) {
                        dash(scalar_of(item, "segments")), size_of(member(item, "compressed_bytes")),
                        dash(scalar_of(item, "pending")),
                        std::to_string(member(item, "gaps").size()), dash(text_of(range, "from")),
-                       std::string(!is_range ? "-" : to.empty() ? "now" : to)});
+                       std::string(!is_range    ? "-"
+                                   : to.empty() ? "now"
+                                                : to)});
         }
     }
     return table.render(session.terminal().width, session.terminal().out_colour);

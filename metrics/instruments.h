@@ -43,7 +43,10 @@ class Instruments {
     /// Known gauges: bpg_jobs{state}, bpg_queue_oldest_age_seconds, bpg_branches{state},
     /// bpg_instance_up{database,branch}, bpg_branch_used_bytes{database,branch},
     /// bpg_branch_referenced_bytes{database,branch}, bpg_snapshots{database},
-    /// bpg_pool_size_bytes{pool}, bpg_pool_free_bytes{pool}.
+    /// bpg_pool_size_bytes{pool}, bpg_pool_free_bytes{pool}, and with {database,branch}:
+    /// bpg_wal_archive_bytes, bpg_wal_pending_segments, bpg_wal_gaps,
+    /// bpg_wal_last_archived_timestamp_seconds, bpg_restorable_from_timestamp_seconds,
+    /// bpg_restorable_to_timestamp_seconds.
     void set_gauge(const std::string& name, const std::vector<Sample>& samples);
 
     /// Called at the start of every scrape, to set the gauges.

@@ -39,6 +39,7 @@
 #include "orchestrator/storage_drivers.h"
 #include "orchestrator/supervisor.h"
 #include "orchestrator/wal/local_archives.h"
+#include "orchestrator/wal_watch.h"
 
 namespace bpg {
 namespace {
@@ -147,6 +148,8 @@ class Daemon {
     operations::Requests requests_;
     Supervisor supervisor_;
     Housekeeper housekeeper_;
+    wal::LocalArchives watched_archives_;
+    WalWatch wal_watch_;
     http::Router api_router_;
     http::Router metrics_router_;
     http::ApiServices api_;
@@ -169,9 +172,17 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
       measured_storage_(open_storage(config_, place_, background_pool_)),
       runtime_(open_runtime(config_, pool_, loop_.get_executor())),
       archives_(config_.paths.wal_archive, pool_),
-      services_{catalog_,          shared_snapshots_, *storage_, *runtime_,
-                postgres_,         data_directories_, archives_, secrets_,
-                pool_,             clock_,            operation_settings(config_)},
+      services_{catalog_,
+                shared_snapshots_,
+                *storage_,
+                *runtime_,
+                postgres_,
+                data_directories_,
+                archives_,
+                secrets_,
+                pool_,
+                clock_,
+                operation_settings(config_)},
       store_(config_.store_dir(), loop_.get_executor(), metrics_),
       job_logs_(config_.job_logs_dir(), config_.jobs.log_max),
       history_(
@@ -197,6 +208,8 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
       supervisor_(loop_.get_executor(), services_, queue_, requests_, store_),
       housekeeper_(services_, queue_, requests_, store_, config_.storage.reserve,
                    [this] { return space_; }),
+      watched_archives_(config_.paths.wal_archive, background_pool_),
+      wal_watch_(services_, watched_archives_, config_.paths.wal_archive, background_pool_),
       api_(api_services()),
       api_server_(loop_.get_executor(), api_router_, {}),
       metrics_server_(loop_.get_executor(), metrics_router_, {}) {
@@ -254,6 +267,8 @@ nlohmann::json Daemon::runtime_json() const {
 nlohmann::json Daemon::warnings_json() const {
     std::vector<std::string> warnings = runtime_warnings(std::string(runtime_->driver()));
     warnings.insert(warnings.end(), place_.warnings.begin(), place_.warnings.end());
+    for (std::string& warning : wal_watch_.warnings())
+        warnings.push_back(std::move(warning));
     if (store_.waits_for_room()) {
         warnings.push_back("the disk of " + config_.paths.state.string() +
                            " is full: jobs wait until there is room");
@@ -330,6 +345,7 @@ void Daemon::begin_work() {
     spawn(engine_.watch_deadlines(), "deadlines");
     spawn(supervisor_.run(), "supervisor");
     spawn(housekeeper_.run(), "housekeeper");
+    spawn(wal_watch_.run(), "wal");
     spawn(measure_forever(), "measuring");
     spawn(watch_lag(), "lag");
     spawn(prune_history(), "history");
@@ -478,6 +494,7 @@ void Daemon::set_gauges() {
             list.push_back({{label}, value});
         return list;
     };
+    wal_watch_.set_gauges(metrics_, config_.metrics.branch_series_max);
     const std::string& pool = place_.pool;
     metrics_.set_gauge("bpg_jobs", samples(jobs));
     metrics_.set_gauge("bpg_queue_oldest_age_seconds", {{{}, oldest}});

@@ -194,28 +194,32 @@ int undo_delete(Session& session, const Arguments& arguments) {
     return 0;
 }
 
+Command create_command() {
+    return {"branch create",
+            "make a writable copy of a branch, from main unless told otherwise",
+            {{"DB/BR", "the new branch"}},
+            {{"--from", "DB/BR|ID", "the branch to copy, or one in the trash"},
+             {"--fast", "",
+              "no checkpoint on the parent: the cut is instant, recovery may take longer"},
+             {"--snapshot", "ID", "as it was in this snapshot"},
+             {"--pitr", "TIME", "as it was then: 2025-10-07T14:30:00Z, or 2 hours ago, or 90m"},
+             {"--at-lsn", "LSN", "as it was at this position of its WAL"},
+             {"--at-restore-point", "NAME", "as it was when pg_create_restore_point() was called"},
+             {"--ttl", "D", "to the trash after this time, like 7d"},
+             {"--stopped", "", "leave it stopped"},
+             {"--no-archive", "", "do not archive its WAL: no points in time of it"},
+             {"--dry-run", "", "of a point in time: say from what it would be restored"},
+             {"--if-not-exists", "", "succeed with the existing branch"}},
+            create,
+            false,
+            "bpg branch create prod/dev --from prod/main"};
+}
+
 }  // namespace
 
 std::span<const Command> branch_commands() {
     static const std::vector<Command> kCommands{
-        {"branch create",
-         "make a writable copy of a branch, from main unless told otherwise",
-         {{"DB/BR", "the new branch"}},
-         {{"--from", "DB/BR|ID", "the branch to copy, or one in the trash"},
-          {"--fast", "",
-           "no checkpoint on the parent: the cut is instant, recovery may take longer"},
-          {"--snapshot", "ID", "as it was in this snapshot"},
-          {"--pitr", "TIME", "as it was then: 2025-10-07T14:30:00Z, or 2 hours ago, or 90m"},
-          {"--at-lsn", "LSN", "as it was at this position of its WAL"},
-          {"--at-restore-point", "NAME", "as it was when pg_create_restore_point() was called"},
-          {"--ttl", "D", "to the trash after this time, like 7d"},
-          {"--stopped", "", "leave it stopped"},
-          {"--no-archive", "", "do not archive its WAL: no points in time of it"},
-          {"--dry-run", "", "of a point in time: say from what it would be restored"},
-          {"--if-not-exists", "", "succeed with the existing branch"}},
-         create,
-         false,
-         "bpg branch create prod/dev --from prod/main"},
+        create_command(),
         {"branch list",
          "list branches",
          {{"DB", "of this database only", false}},

@@ -422,11 +422,22 @@ void Catalog::remove_database(const std::string& id, jobs::Batch& batch) {
 void Catalog::remove_branch(const std::string& id, jobs::Batch& batch) {
     batch.remove(std::string(kBranch) + id);
     branches_.erase(id);
+    wal_.erase(id);
     usages_.erase(id);
 }
 void Catalog::remove_snapshot(const std::string& id, jobs::Batch& batch) {
     batch.remove(std::string(kSnapshot) + id);
     snapshots_.erase(id);
+}
+
+void Catalog::set_wal(const std::string& branch_id, const WalFacts& facts) {
+    if (branches_.contains(branch_id)) wal_.insert_or_assign(branch_id, facts);
+}
+
+std::optional<WalFacts> Catalog::wal(const std::string& branch_id) const {
+    const auto found = wal_.find(branch_id);
+    if (found == wal_.end()) return std::nullopt;
+    return found->second;
 }
 
 void Catalog::set_usage(const std::string& branch_id, const Usage& usage) {

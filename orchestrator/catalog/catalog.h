@@ -96,12 +96,15 @@ class Catalog {
     // Not stored: measured in the background.
     void set_usage(const std::string& branch_id, const Usage& usage);
     std::optional<Usage> usage(const std::string& branch_id) const;
+    void set_wal(const std::string& branch_id, const WalFacts& facts);
+    std::optional<WalFacts> wal(const std::string& branch_id) const;
 
   private:
     std::map<std::string, Database> databases_;  ///< by id, like the others
     std::map<std::string, Branch> branches_;
     std::map<std::string, Snapshot> snapshots_;
     std::map<std::string, Usage> usages_;
+    std::map<std::string, WalFacts> wal_;
 };
 
 }  // namespace bpg::catalog

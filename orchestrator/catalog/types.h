@@ -148,21 +148,28 @@ struct Usage {
     WallTime measured_at{};
 };
 
+/// What is known of a branch's WAL archive since the last look; not stored.
+struct WalFacts {
+    std::uint64_t stored_bytes = 0;
+    std::uint64_t pending = 0;  ///< segments that wait to be archived
+    std::optional<WallTime> oldest_pending;
+    std::optional<WallTime> last_archived_at;
+    std::uint64_t gaps = 0;
+    std::optional<WallTime> restorable_from;
+    std::optional<WallTime> restorable_to;
+};
+
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Trashed, item, kind, ref, deleted_at, purge_at, ran,
                                                 port)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Database, id, name, pg_version, image, image_id,
                                                 image_digest, owner_uid, owner_gid, created_at,
                                                 trash)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(CreatedFrom, snapshot, mode, lsn, at)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Branch, id, database_id, name, parent_id, state,
-                                                should_run, host, port, volume, storage_driver,
-                                                incarnation_id, incarnation_number,
-                                                incarnation_at, incarnation_of, archives,
-                                                wal_kept_from, created_at,
-                                                expires_at, is_protected, timeline,
-                                                system_identifier, created_from, last_job, warnings,
-                                                settings, volume_owner, password_id, password_due,
-                                                replaces, trash)
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(
+    Branch, id, database_id, name, parent_id, state, should_run, host, port, volume, storage_driver,
+    incarnation_id, incarnation_number, incarnation_at, incarnation_of, archives, wal_kept_from,
+    created_at, expires_at, is_protected, timeline, system_identifier, created_from, last_job,
+    warnings, settings, volume_owner, password_id, password_due, replaces, trash)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Snapshot, id, branch_id, incarnation_id, volume,
                                                 kind, label, created_at, consistent_at, start_lsn,
                                                 stop_lsn, lsn, timeline, mode, pinned,

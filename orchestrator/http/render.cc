@@ -74,6 +74,45 @@ json error_json(const jobs::Job& job) {
         {"step", text_or_null(job.error_step)}, {"kind", std::string(to_string(job.error->kind))}};
 }
 
+/// PostgreSQL's archiver tries again after a minute at the latest: longer is no hiccup.
+constexpr std::chrono::minutes kArchivingLate{2};
+
+/// What keeps a branch's WAL from being archived, or has (ARC-6).
+std::vector<std::string> wal_warnings(const catalog::Catalog& catalog,
+                                      const catalog::Branch& branch) {
+    std::vector<std::string> warnings;
+    const auto facts = catalog.wal(branch.id);
+    if (!facts) return warnings;
+    const bool runs = branch.state == catalog::BranchState::kRunning;
+    const WallTime now = SystemClock().now();
+    if (runs && facts->oldest_pending && now - *facts->oldest_pending > kArchivingLate) {
+        warnings.push_back(fmt::format(
+            "its WAL is not archived: {} segments wait, the oldest since {}; bpg logs says why",
+            facts->pending, format_time(*facts->oldest_pending)));
+    }
+    if (facts->gaps > 0) {
+        warnings.push_back(fmt::format(
+            "WAL is missing from its archive in {} places: bpg wal info says what can be restored",
+            facts->gaps));
+    }
+    return warnings;
+}
+
+/// As shown: running, but with a condition that somebody should see to, is degraded.
+std::string state_of(const catalog::Catalog& catalog, const catalog::Branch& branch) {
+    const bool runs = branch.state == catalog::BranchState::kRunning;
+    if (runs && !wal_warnings(catalog, branch).empty()) return "degraded";
+    return std::string(to_string(branch.state));
+}
+
+std::vector<std::string> warnings_of(const catalog::Catalog& catalog,
+                                     const catalog::Branch& branch) {
+    std::vector<std::string> all = branch.warnings;
+    for (std::string& warning : wal_warnings(catalog, branch))
+        all.push_back(std::move(warning));
+    return all;
+}
+
 }  // namespace
 
 std::string branch_url(const catalog::Branch& branch) {
@@ -98,7 +137,7 @@ json branch_json(const catalog::Catalog& catalog, const catalog::Branch& branch)
             {"database", database == nullptr ? json(nullptr) : json(database->name)},
             {"name", branch.name},
             {"parent", parent_json(catalog, branch)},
-            {"state", std::string(to_string(branch.state))},
+            {"state", state_of(catalog, branch)},
             {"host", branch.host},
             {"port", branch.port},
             {"url", branch_url(branch)},
@@ -110,13 +149,13 @@ json branch_json(const catalog::Catalog& catalog, const catalog::Branch& branch)
             {"created_from", created_from_json(branch)},
             {"storage", storage_json(catalog, branch)},
             {"last_job", text_or_null(branch.last_job)},
-            {"warnings", branch.warnings}};
+            {"warnings", warnings_of(catalog, branch)}};
 }
 
 json branch_summary_json(const catalog::Catalog& catalog, const catalog::Branch& branch) {
     const auto usage = catalog.usage(branch.id);
     return {{"ref", catalog.ref_of(branch)},
-            {"state", std::string(to_string(branch.state))},
+            {"state", state_of(catalog, branch)},
             {"host", branch.host},
             {"port", branch.port},
             {"url", branch_url(branch)},

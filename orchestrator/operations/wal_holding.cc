@@ -98,17 +98,19 @@ asio::awaitable<wal::WalServer> wal_server(Services& services, std::string branc
                              kSegmentSize, branch->system_identifier, runs};
 }
 
+void forget_what_is_going(wal::Holding& holding, const catalog::Branch& incarnation) {
+    std::erase_if(holding.segments, [&](const auto& entry) {
+        return wal::segment_name(entry.first, holding.segment_size) < incarnation.wal_kept_from;
+    });
+}
+
 asio::awaitable<wal::Holding> look_at_wal(Services& services, std::string branch_id) {
     const std::optional<wal::WalServer> server = co_await wal_server(services, branch_id);
     const catalog::Branch branch = *services.catalog.branch_by_id(branch_id);
     const wal::ArchiveRef place = Instances::archive(branch);
     wal::Holding holding = co_await services.archives.look(place, server);
     holding.is_live = server->runs && branch.archives;
-    // What a cleanup has begun to remove counts as removed (CLN-3).
-    const std::string& kept_from = branch.wal_kept_from;
-    std::erase_if(holding.segments, [&](const auto& entry) {
-        return wal::segment_name(entry.first, holding.segment_size) < kept_from;
-    });
+    forget_what_is_going(holding, branch);
     co_return holding;
 }
 

@@ -25,6 +25,8 @@ std::vector<wal::Base> bases_of(const catalog::Catalog& catalog,
 
 /// Of the branch record with this id. Loop thread; looks at the runtime, the archive and pg_wal.
 asio::awaitable<wal::WalServer> wal_server(Services& services, std::string branch_id);
+/// What a cleanup has begun to remove counts as removed (CLN-3).
+void forget_what_is_going(wal::Holding& holding, const catalog::Branch& incarnation);
 asio::awaitable<wal::Holding> look_at_wal(Services& services, std::string branch_id);
 
 /// "from … to …; …": the restorable times, for error texts.

@@ -63,9 +63,9 @@ struct InstanceSpec {
     std::string ref;        ///< "<database>/<branch>", for people who look at it from outside
     Engine engine;          ///< what prepare_engine() returned
     std::filesystem::path volume;  ///< what an instance sees of the host's files, with its socket
-    std::filesystem::path data_directory;         ///< in the volume
-    std::vector<std::filesystem::path> readable;  ///< directories that it sees too
-    std::vector<std::filesystem::path> writable;  ///< the same, and it may write there
+    std::filesystem::path data_directory;              ///< in the volume
+    std::vector<std::filesystem::path> readable = {};  ///< directories that it sees too
+    std::vector<std::filesystem::path> writable = {};  ///< the same, and it may write there
     std::filesystem::path socket_directory;  ///< `<paths.run>/i/<id>`, made by start(), uid's, 0700
     std::filesystem::path log_path;          ///< stderr of a native PostgreSQL, appended
     std::string listen;                      ///< network.listen: where its port is reachable

@@ -99,13 +99,12 @@ class Source {
 
     void look_at_segment() {
         const auto header = parse_segment_header(file_.read_at(0, SegmentHeader::kSize));
-        const auto system = request_.server
-                                ? std::optional(request_.server->system_identifier)
-                                : std::nullopt;
+        const auto system =
+            request_.server ? std::optional(request_.server->system_identifier) : std::nullopt;
         std::string fault = fault_of_segment(header, name_, size(), system);
         if (fault.empty() && request_.server && request_.server->segment_size != size()) {
-            fault = fmt::format("segments of this server have {} bytes",
-                                request_.server->segment_size);
+            fault =
+                fmt::format("segments of this server have {} bytes", request_.server->segment_size);
         }
         if (!fault.empty()) throw source_wrong(request_, fault);
         facts_.system_identifier = header->system_identifier;
@@ -134,9 +133,8 @@ class Source {
     bool feed_segment_before(SegmentId segment, WalScanner& scanner) const {
         const auto before = previous(segment);
         if (!before) return false;
-        const auto file =
-            PlainFile::open(request_.source_directory_fd, request_.source_shown,
-                            segment_name(*before, facts_.segment_size));
+        const auto file = PlainFile::open(request_.source_directory_fd, request_.source_shown,
+                                          segment_name(*before, facts_.segment_size));
         if (!file || file->size() != facts_.segment_size) return false;
         scanner.begin_segment(*before, facts_.segment_size);
         file->read_blocks(0, file->size(),

@@ -254,12 +254,12 @@ void ArchivedFile::read_metadata(const WalName& name) {
     }
     const auto version = get<std::uint32_t>(frame, kVersionAt);
     if (version > kFormatVersion) {
-        throw Error(ErrorKind::kInvalid, "wal_format_newer",
-                    fmt::format("WAL file {} in {} was archived by a newer BetterPG", name.text,
-                                shown_),
-                    fmt::format("it has format version {}, and {} is the newest known here",
-                                version, kFormatVersion),
-                    "use the bpg-wal of the BetterPG that wrote it, or a newer one");
+        throw Error(
+            ErrorKind::kInvalid, "wal_format_newer",
+            fmt::format("WAL file {} in {} was archived by a newer BetterPG", name.text, shown_),
+            fmt::format("it has format version {}, and {} is the newest known here", version,
+                        kFormatVersion),
+            "use the bpg-wal of the BetterPG that wrote it, or a newer one");
     }
     const bool is_version_1 =
         version == 1 && kFrameHead + get<std::uint32_t>(frame, kFrameSizeAt) == kFrameSize;

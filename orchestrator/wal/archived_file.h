@@ -70,8 +70,9 @@ class ArchivedFile {
     using Sink = std::function<void(std::string_view)>;
 
     /// Reads its first frame and looks at its size: some 20 microseconds. Nothing when there is no
-    /// such file. Throws kCorrupt `wal_damaged`, `symlink_refused` or `not_a_regular_file`, kInvalid
-    /// `wal_format_newer`, all with the name in their text. `shown` stands for the directory.
+    /// such file. Throws kCorrupt `wal_damaged`, `symlink_refused` or `not_a_regular_file`,
+    /// kInvalid `wal_format_newer`, all with the name in their text. `shown` stands for the
+    /// directory.
     static std::optional<ArchivedFile> open(int directory_fd, const std::string& shown,
                                             const WalName& name);
 

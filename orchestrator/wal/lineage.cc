@@ -49,9 +49,9 @@ std::optional<std::vector<TimelineSwitch>> parse_history(std::string_view conten
         const auto begin = line.find_first_not_of(kBlank);
         if (begin == std::string_view::npos || line[begin] == '#') continue;
         const auto parsed = parse_line(line);
-        const bool is_in_order = parsed && (switches.empty() ||
-                                            (parsed->timeline > switches.back().timeline &&
-                                             parsed->lsn >= switches.back().lsn));
+        const bool is_in_order =
+            parsed && (switches.empty() || (parsed->timeline > switches.back().timeline &&
+                                            parsed->lsn >= switches.back().lsn));
         if (!is_in_order) return std::nullopt;
         switches.push_back(*parsed);
     }

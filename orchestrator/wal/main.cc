@@ -8,6 +8,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstdio>
@@ -74,8 +75,9 @@ Arguments parse(const std::vector<std::string>& words, const std::vector<std::st
     for (std::size_t at = 0; at < words.size(); ++at) {
         const std::string& word = words[at];
         if (word == "--") {
-            arguments.operands.insert(arguments.operands.end(), words.begin() + 1 +
-                                          static_cast<std::ptrdiff_t>(at), words.end());
+            arguments.operands.insert(arguments.operands.end(),
+                                      words.begin() + 1 + static_cast<std::ptrdiff_t>(at),
+                                      words.end());
             break;
         }
         if (!word.starts_with('-') || word.size() == 1) {
@@ -90,8 +92,8 @@ Arguments parse(const std::vector<std::string>& words, const std::vector<std::st
         if (equals == std::string::npos && at + 1 == words.size()) {
             throw UsageError(fmt::format("{} needs a value", name));
         }
-        arguments.options[name] = equals == std::string::npos ? words[++at]
-                                                              : word.substr(equals + 1);
+        arguments.options[name] =
+            equals == std::string::npos ? words[++at] : word.substr(equals + 1);
     }
     return arguments;
 }
@@ -146,33 +148,38 @@ int restore(const std::vector<std::string>& words) {
     const Arguments arguments = parse(
         words, {"--archive", "--spool", "--timelines", "--from", "--until", "--need-history"});
     want_operands(arguments, 2, "NAME PATH");
-    const auto outcome =
-        restore_file({.archive = arguments.required("--archive"),
-                      .spool = arguments.option("--spool"),
-                      .bounds = {parse_timelines(arguments.option("--timelines")),
-                                 arguments.option("--from"), arguments.option("--until"),
-                                 arguments.option("--need-history")},
-                      .name = arguments.operands[0],
-                      .destination = arguments.operands[1],
-                      .server = this_server()});
+    const auto outcome = restore_file(
+        {.archive = arguments.required("--archive"),
+         .spool = arguments.option("--spool"),
+         .bounds = {parse_timelines(arguments.option("--timelines")), arguments.option("--from"),
+                    arguments.option("--until"), arguments.option("--need-history")},
+         .name = arguments.operands[0],
+         .destination = arguments.operands[1],
+         .server = this_server()});
     return outcome == RestoreOutcome::kDelivered ? kGood : kFailed;
+}
+
+/// One line, whatever a file name or a file's content brought in.
+std::string one_line(std::string text) {
+    for (char& c : text) {
+        if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
+    }
+    return text;
 }
 
 void say(const ErrorInfo& error) {
     std::string line = fmt::format("bpg-wal: {}: {}", error.code, error.message);
     if (!error.detail.empty()) line += ": " + error.detail;
-    // One line, whatever a file name or a file's content brought in.
-    for (char& c : line) {
-        if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') c = '?';
-    }
-    fmt::print(stderr, "{}\n", line);
+    fmt::print(stderr, "{}\n", one_line(line));
 }
 
 int verify(const std::vector<std::string>& words) {
     const Arguments arguments = parse(words, {"--archive"});
     const auto faults = verify_archive(arguments.required("--archive"), arguments.operands);
-    for (const ArchiveFault& fault : faults)
-        fmt::print("{}: {}: {}\n", fault.file, fault.error.code, fault.error.detail);
+    for (const ArchiveFault& fault : faults) {
+        fmt::print("{}\n", one_line(fmt::format("{}: {}: {}", fault.file, fault.error.code,
+                                                fault.error.detail)));
+    }
     return faults.empty() ? kGood : kFailed;
 }
 

@@ -129,11 +129,10 @@ void NewFile::write_at(std::uint64_t offset, std::string_view bytes) const {
 }
 
 void NewFile::link_as(const std::string& name, bool& exists) const {
-    const int done =
-        temporary_.empty()
-            ? ::linkat(AT_FDCWD, own_link(file_.get()).c_str(), directory_fd_, name.c_str(),
-                       AT_SYMLINK_FOLLOW)
-            : ::linkat(directory_fd_, temporary_.c_str(), directory_fd_, name.c_str(), 0);
+    const int done = temporary_.empty() ? ::linkat(AT_FDCWD, own_link(file_.get()).c_str(),
+                                                   directory_fd_, name.c_str(), AT_SYMLINK_FOLLOW)
+                                        : ::linkat(directory_fd_, temporary_.c_str(), directory_fd_,
+                                                   name.c_str(), 0);
     exists = done != 0 && errno == EEXIST;
     if (done != 0 && !exists) throw errno_error(fmt::format("name {} in {}", name, shown_), errno);
 }

@@ -66,8 +66,7 @@ void PlainFile::read_blocks(std::uint64_t at, std::uint64_t end,
                             const std::function<bool(std::string_view)>& take) const {
     std::vector<char> block(static_cast<std::size_t>(std::min<std::uint64_t>(kBlock, end - at)));
     while (at < end) {
-        const auto want =
-            static_cast<std::size_t>(std::min<std::uint64_t>(block.size(), end - at));
+        const auto want = static_cast<std::size_t>(std::min<std::uint64_t>(block.size(), end - at));
         const std::size_t got = read_into(block.data(), want, at);
         if (got == 0 || !take({block.data(), got})) return;
         at += got;

@@ -35,7 +35,8 @@ class PlainFile {
     bool is_still(int directory_fd, const std::string& name) const;
 
   private:
-    PlainFile(UniqueFd file, std::string shown) : file_(std::move(file)), shown_(std::move(shown)) {}
+    PlainFile(UniqueFd file, std::string shown)
+        : file_(std::move(file)), shown_(std::move(shown)) {}
     std::size_t read_into(char* bytes, std::size_t size, std::uint64_t at) const;
 
     UniqueFd file_;

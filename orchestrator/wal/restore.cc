@@ -98,8 +98,8 @@ class Restoring {
         const std::uint32_t size = segment_size();
         const auto segment = parse_segment_name(name_.text, size);
         if (!segment) throw bounds_invalid(request_, "segments of this server have other names");
-        return timeline_of_segment(switches_to(timelines.back()), timelines.back(),
-                                   segment->number, size) == name_.timeline;
+        return timeline_of_segment(switches_to(timelines.back()), timelines.back(), segment->number,
+                                   size) == name_.timeline;
     }
 
     std::uint32_t segment_size() const {
@@ -131,24 +131,21 @@ class Restoring {
     }
 
     Error missing(std::string code) const {
-        const std::string range = fmt::format(
-            "recovery needs the WAL from {} to {}",
-            bounds_.from.empty() ? "its beginning" : bounds_.from,
-            bounds_.until.empty() ? "its end" : bounds_.until);
-        return {ErrorKind::kNotFound, std::move(code),
-                fmt::format("WAL file {} is missing", name_.text),
-                fmt::format("it is not in {}, and {}", places_.in_words(),
-                            name_.kind == WalKind::kSegment
-                                ? range
-                                : "recovery follows its timeline")};
+        const std::string range = fmt::format("recovery needs the WAL from {} to {}",
+                                              bounds_.from.empty() ? "its beginning" : bounds_.from,
+                                              bounds_.until.empty() ? "its end" : bounds_.until);
+        return {
+            ErrorKind::kNotFound, std::move(code),
+            fmt::format("WAL file {} is missing", name_.text),
+            fmt::format("it is not in {}, and {}", places_.in_words(),
+                        name_.kind == WalKind::kSegment ? range : "recovery follows its timeline")};
     }
 
     void deliver(const ArchivedFile& file) const {
         const auto parent = request_.destination.parent_path();
         const std::filesystem::path place = parent.empty() ? "." : parent;
         const UniqueFd directory = open_directory(place);
-        NewFile made(directory.get(), place.native(),
-                           request_.destination.filename().native());
+        NewFile made(directory.get(), place.native(), request_.destination.filename().native());
         std::uint64_t at = 0;
         file.read([&](std::string_view piece) {
             if (at == 0) check_beginning(piece);
@@ -164,17 +161,18 @@ class Restoring {
     void check_beginning(std::string_view piece) const {
         if (!name_.holds_wal()) return;
         const auto header = parse_segment_header(piece);
-        const std::uint64_t size =
-            request_.server ? request_.server->segment_size : header ? header->segment_size : 0;
+        const std::uint64_t size = request_.server ? request_.server->segment_size
+                                   : header        ? header->segment_size
+                                                   : 0;
         const std::string fault = fault_of_segment(header, name_, size, std::nullopt);
         if (!fault.empty()) throw wal_damaged(name_.text, places_.in_words(), fault);
         if (!request_.server) return;
         if (header->system_identifier == request_.server->system_identifier) return;
-        throw Error(ErrorKind::kCorrupt, "wal_foreign",
-                    fmt::format("WAL file {} in {} is of another cluster", name_.text,
-                                places_.in_words()),
-                    fmt::format("its system identifier is {}, and this server's is {}",
-                                header->system_identifier, request_.server->system_identifier));
+        throw Error(
+            ErrorKind::kCorrupt, "wal_foreign",
+            fmt::format("WAL file {} in {} is of another cluster", name_.text, places_.in_words()),
+            fmt::format("its system identifier is {}, and this server's is {}",
+                        header->system_identifier, request_.server->system_identifier));
     }
 
     const RestoreRequest& request_;

@@ -24,8 +24,8 @@ namespace bpg::wal {
 
 struct RestoreRequest {
     std::filesystem::path archive;
-    /// A second archive that is looked at first; empty, or not there: none. bpgd puts into it what a
-    /// stopped server had not archived, by archive_file().
+    /// A second archive that is looked at first; empty, or not there: none. bpgd puts into it what
+    /// a stopped server had not archived, by archive_file().
     std::filesystem::path spool;
     RestoreBounds bounds;
     std::string name;                   ///< %f

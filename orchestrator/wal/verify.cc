@@ -25,9 +25,8 @@ void read_whole(const ArchivedFile& file, const WalName& name, const std::string
         if (!is_first || !name.holds_wal()) return;
         is_first = false;
         const ArchivedMetadata& metadata = file.metadata();
-        const std::string fault =
-            fault_of_segment(parse_segment_header(piece), name, metadata.plain_size,
-                             metadata.system_identifier);
+        const std::string fault = fault_of_segment(parse_segment_header(piece), name,
+                                                   metadata.plain_size, metadata.system_identifier);
         if (!fault.empty()) throw wal_damaged(name.text, shown, fault);
     });
 }

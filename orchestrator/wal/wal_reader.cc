@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "orchestrator/wal/plain_file.h"
 
@@ -14,12 +15,12 @@ namespace {
 
 // XLogPageHeaderData and XLogLongPageHeaderData; the long one begins every segment.
 constexpr std::size_t kShortHeader = 24;
-constexpr std::uint16_t kIsContinued = 0x0001;   // the page begins inside a record
+constexpr std::uint16_t kIsContinued = 0x0001;  // the page begins inside a record
 constexpr std::uint16_t kHasLongHeader = 0x0002;
 constexpr std::uint16_t kIsOverwritten = 0x0008;  // …of which the rest was lost in a crash
 constexpr std::uint16_t kKnownFlags = 0x000F;
 constexpr std::uint32_t kPageMin = 1U << 10U;
-constexpr std::uint32_t kPageMax = WalScanner::kPieceUnit;
+constexpr std::uint32_t kPageMax = 64U << 10U;
 
 // XLogRecord
 constexpr std::size_t kRecordHeader = 24;
@@ -43,14 +44,14 @@ constexpr unsigned char kLongData = 254;
 constexpr unsigned char kOrigin = 253;
 constexpr unsigned char kTopLevelXid = 252;
 
-static_assert(PlainFile::kBlock % WalScanner::kPieceUnit == 0);
+static_assert(PlainFile::kBlock % kPageMax == 0, "whole pages are not copied");
 
 struct Version {
     std::uint16_t magic;
     int major;
 };
-constexpr std::array<Version, 6> kVersions{{
-    {0xD106, 13}, {0xD10D, 14}, {0xD110, 15}, {0xD113, 16}, {0xD116, 17}, {0xD118, 18}}};
+constexpr std::array<Version, 6> kVersions{
+    {{0xD106, 13}, {0xD10D, 14}, {0xD110, 15}, {0xD113, 16}, {0xD116, 17}, {0xD118, 18}}};
 
 template <class T>
 T get(std::string_view bytes, std::size_t at) {
@@ -134,8 +135,8 @@ std::string fault_of_segment(const std::optional<SegmentHeader>& header, const W
         return fmt::format("it is of timeline {}", header->timeline);
     }
     if (system_identifier && *system_identifier != header->system_identifier) {
-        return fmt::format("it is of the cluster {}, and this one is {}",
-                           header->system_identifier, *system_identifier);
+        return fmt::format("it is of the cluster {}, and this one is {}", header->system_identifier,
+                           *system_identifier);
     }
     return {};
 }
@@ -144,7 +145,7 @@ void WalScanner::begin_segment(SegmentId segment, std::uint32_t segment_size) {
     const std::uint64_t begin = wal::begin_of(segment, segment_size);
     if (segment_size_ == 0) {
         facts_.end = begin;
-    } else if (segment_size != segment_size_ || begin != at_) {
+    } else if (segment_size != segment_size_ || begin != at_ || !rest_.empty()) {
         has_ended_ = true;
     }
     segment_ = segment;
@@ -152,15 +153,39 @@ void WalScanner::begin_segment(SegmentId segment, std::uint32_t segment_size) {
     at_ = begin;
 }
 
-bool WalScanner::feed(std::string_view pages) {
-    while (!has_ended_ && !pages.empty()) {
-        if (at_ == wal::begin_of(segment_, segment_size_) && !learn_from_first_page(pages)) break;
-        if (pages.size() < page_size_ || !take_page(pages.substr(0, page_size_))) break;
-        at_ += page_size_;
-        pages.remove_prefix(page_size_);
+bool WalScanner::feed(std::string_view bytes) {
+    while (!has_ended_ && !rest_.empty() && !bytes.empty()) {
+        // Until the header has come, the size of a page is not known.
+        const std::size_t wanted = page_size_ == 0 ? SegmentHeader::kSize : page_size_;
+        const std::string_view piece =
+            bytes.substr(0, wanted > rest_.size() ? wanted - rest_.size() : 0);
+        rest_ += piece;
+        bytes.remove_prefix(piece.size());
+        const std::string joined = std::exchange(rest_, {});
+        std::string_view pages = joined;
+        has_ended_ = !take_whole_pages(pages);
+        rest_ = pages;
     }
-    has_ended_ = has_ended_ || !pages.empty();
+    if (!has_ended_ && rest_.empty()) {
+        has_ended_ = !take_whole_pages(bytes);
+        rest_ = bytes;
+    }
     return !has_ended_;
+}
+
+/// Leaves what is less than a page; false when WAL ends.
+bool WalScanner::take_whole_pages(std::string_view& bytes) {
+    while (true) {
+        const bool begins_segment = at_ == wal::begin_of(segment_, segment_size_);
+        if (begins_segment && bytes.size() >= SegmentHeader::kSize &&
+            !learn_from_first_page(bytes)) {
+            return false;
+        }
+        if (bytes.empty() || page_size_ == 0 || bytes.size() < page_size_) return true;
+        if (!take_page(bytes.substr(0, page_size_))) return false;
+        at_ += page_size_;
+        bytes.remove_prefix(page_size_);
+    }
 }
 
 std::uint64_t WalScanner::end_in_segment() const {
@@ -297,8 +322,7 @@ void WalScanner::found_commit(std::string_view data) {
     facts_.last_commit = std::max(facts_.last_commit.value_or(at), at);
     ++facts_.commits;
     if (visitor_.on_commit) {
-        visitor_.on_commit(
-            {record_->begin, facts_.end, get<std::uint32_t>(record_->head, 4), at});
+        visitor_.on_commit({record_->begin, facts_.end, get<std::uint32_t>(record_->head, 4), at});
     }
 }
 

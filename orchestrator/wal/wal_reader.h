@@ -78,19 +78,16 @@ struct OpenRecord {
     Crc32c crc;        ///< of what follows its header
 };
 
-/// Takes WAL in order, from the beginning of a segment on, page by page and segment by segment.
-/// What of a record precedes the first segment is passed over.
+/// Takes WAL in order, from the beginning of a segment on, in pieces of any size. What of a record
+/// precedes the first segment is passed over.
 class WalScanner {
   public:
-    /// Every piece of WAL but the last is a multiple of this.
-    static constexpr std::size_t kPieceUnit = 64U << 10U;
-
     explicit WalScanner(WalVisitor visitor = {}) : visitor_(std::move(visitor)) {}
 
     /// The segment that is fed next. It must follow the one before.
     void begin_segment(SegmentId segment, std::uint32_t segment_size);
     /// False once the valid WAL has ended: nothing more is looked at.
-    bool feed(std::string_view pages);
+    bool feed(std::string_view bytes);
     bool has_ended() const { return has_ended_; }
 
     const WalFacts& facts() const { return facts_; }
@@ -100,6 +97,7 @@ class WalScanner {
   private:
     static constexpr std::size_t kHeadMax = 128;
 
+    bool take_whole_pages(std::string_view& bytes);
     bool learn_from_first_page(std::string_view page);
     bool take_page(std::string_view page);
     bool accept_header(std::string_view page);
@@ -120,9 +118,10 @@ class WalScanner {
     std::uint16_t magic_ = 0;
     std::uint64_t system_identifier_ = 0;
     std::uint32_t page_timeline_ = 0;
-    std::uint64_t at_ = 0;         ///< position of the next page
+    std::uint64_t at_ = 0;          ///< position of the next page
+    std::string rest_;              ///< of a page whose end has not come yet
     std::uint64_t skip_until_ = 0;  ///< the rest of the segment is no WAL: it was switched
-    std::uint32_t passing_ = 0;    ///< bytes left of the record that precedes the first segment
+    std::uint32_t passing_ = 0;     ///< bytes left of the record that precedes the first segment
     std::optional<std::uint64_t> previous_;  ///< where the last whole record begins
     std::optional<OpenRecord> record_;
     bool is_first_page_ = true;

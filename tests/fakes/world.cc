@@ -199,6 +199,11 @@ class FakeRuntime final : public runtime::Runtime {
                                                     archive.filename().string()}),
                           "a server was started without its archive");
         }
+        for (const auto& [setting, value] : spec.settings) {
+            const bool restores = setting == "restore_command" && value != "exit 1";
+            world_.expect(!restores || volume.has_spool,
+                          "a recovery was started without the last WAL of its source");
+        }
         world_.expect(!volume.open || volume.has_own_password,
                       "a clone was open to users while it had its parent's password");
         world_.running[spec.branch_id] = name;

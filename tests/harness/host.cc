@@ -417,6 +417,9 @@ std::string TestHost::compare_world_with_catalog() const {
         const std::string name = entry.path().filename();
         if (!name.starts_with(".") && entry.is_directory()) volumes_left.insert(name);
     }
+    std::set<std::string> archives_left;
+    for (const auto& entry : fs::directory_iterator(base_ / "wal"))
+        archives_left.insert(entry.path().filename());
     std::size_t running = 0;
     const Json branch_list = bpg_json({"branch", "list"});
     for (const auto& branch : branch_list.at("items")) {
@@ -429,6 +432,7 @@ std::string TestHost::compare_world_with_catalog() const {
         if (found != expected) {
             wrong += fmt::format("{} is {} and has {} postmasters\n", ref, state, found);
         }
+        archives_left.erase(volume);
         if (volumes_left.erase(volume) == 0) {
             wrong += fmt::format("{} has no volume {}\n", ref, volume);
         }
@@ -441,6 +445,7 @@ std::string TestHost::compare_world_with_catalog() const {
     const Json trash_list = bpg_json({"trash", "list"});
     for (const auto& item : trash_list.at("items")) {
         for (const std::string volume : item.at("volumes")) {
+            archives_left.erase(volume);
             if (volumes_left.erase(volume) > 0) continue;
             wrong +=
                 fmt::format("{} in the trash has no volume {}\n", item.at("ref").dump(), volume);
@@ -451,6 +456,8 @@ std::string TestHost::compare_world_with_catalog() const {
     }
     for (const auto& volume : volumes_left)
         wrong += fmt::format("unknown volume {}\n", volume);
+    for (const auto& archive : archives_left)
+        wrong += fmt::format("unknown archive {}\n", archive);
     std::size_t ports = 0;
     for (const auto port : ports_.taken())
         ports += port != ports_.metrics() ? 1 : 0;

@@ -87,6 +87,9 @@ World look_at_world(const WorldPlaces& places, const PortSlot& ports) {
     World world;
     add_volumes(places.volumes, world);
     add_state_files(places.state, places, world);
+    list_tree(places.archive, {}, 2, [&](const fs::path& relative, bool) {
+        world.things.insert(fmt::format("archive {}", relative.string()));
+    });
     list_tree(places.run / "i", {}, 1, [&](const fs::path& relative, bool) {
         world.things.insert(fmt::format("socket directory {}", relative.string()));
     });

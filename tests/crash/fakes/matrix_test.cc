@@ -368,6 +368,17 @@ void main_is_as_it_was(const catalog::Catalog& catalog) {
     EXPECT_EQ(catalog.branch("prod/main").incarnation_number, 1);
 }
 
+asio::awaitable<jobs::Job> create_at_a_time(operations::Requests& requests,
+                                            const catalog::Catalog&) {
+    operations::BranchCreateRequest request = create_request("prod/dev", "prod/main");
+    request.target.kind = "time";
+    request.target.time = requests.now();
+    return requests.branch_create(std::move(request), {});
+}
+asio::awaitable<jobs::Job> clean_wal(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.wal_cleanup("prod/main", 0, {});
+}
+
 struct Case {
     std::string name;
     std::string operation;
@@ -438,6 +449,12 @@ std::vector<Case> lifecycle_cases() {
             false, main_is_as_it_was);
         add("BranchCreateFromSnapshot", "branch-create", {create_database, take_snapshot},
             create_from_snapshot, true, main_is_as_it_was);
+        add("BranchCreateAtATime", "branch-create", {create_database, take_snapshot},
+            create_at_a_time, true, main_is_as_it_was);
+        add("BranchCreateAtATimeOfStopped", "branch-create", {create_database, stop_main},
+            create_at_a_time, true, {});
+        add("WalCleanup", "wal-cleanup", {create_database, take_snapshot}, clean_wal, false,
+            main_is_as_it_was);
     }
     return all;
 }
@@ -604,6 +621,8 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         for (const auto& [name, volume] : world.volumes)
             real_volumes.insert(name);
         EXPECT_EQ(volumes, real_volumes) << story;
+        for (const auto& [volume, incarnation] : world.archives)
+            EXPECT_TRUE(volumes.contains(volume)) << "an archive is left: " << volume << story;
         std::set<std::string> real_running;
         for (const auto& [id, on] : world.running) {
             const catalog::Branch* branch = catalog.branch_by_id(id);

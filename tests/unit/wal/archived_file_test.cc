@@ -211,8 +211,7 @@ std::string compressed(const std::string& plain, int window_log = 0) {
         ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, window_log);
         ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, 0);
     }
-    frame.resize(
-        ZSTD_compress2(context, frame.data(), frame.size(), plain.data(), plain.size()));
+    frame.resize(ZSTD_compress2(context, frame.data(), frame.size(), plain.data(), plain.size()));
     ZSTD_freeCCtx(context);
     return frame;
 }
@@ -230,9 +229,8 @@ TEST_F(ArchivedFiles, ThatUnpackToMoreThanTheySayAreRefusedBeforeItIsWritten) {
     put(stored(kName), with_frame(good, bomb));
     std::uint64_t came = 0;
     const long before = peak_kilobytes();
-    const ErrorInfo error = error_of([&] {
-        open_stored(kName)->read([&](std::string_view piece) { came += piece.size(); });
-    });
+    const ErrorInfo error = error_of(
+        [&] { open_stored(kName)->read([&](std::string_view piece) { came += piece.size(); }); });
     EXPECT_EQ(error.code, "wal_damaged");
     EXPECT_EQ(error.detail, "more is in it than it says");
     EXPECT_LE(came, 100'000U);

@@ -37,8 +37,8 @@ TEST(SegmentName, RefusesWhatNoSegmentOfThatSizeIsCalled) {
     EXPECT_FALSE(parse_segment_name("000000010000000000000100", 16 * kMiB));
     EXPECT_TRUE(parse_segment_name("000000010000000000000100", kMiB));
     EXPECT_FALSE(parse_segment_name("000000000000000000000001", kMiB)) << "timeline 0";
-    for (const std::uint64_t size :
-         {std::uint64_t{0}, std::uint64_t{kMiB} / 2, std::uint64_t{3} * kMiB, 2048ULL * kMiB}) {
+    for (const std::uint64_t size : {std::uint64_t{0}, std::uint64_t{kMiB} / 2,
+                                     std::uint64_t{3} * kMiB, std::uint64_t{2048} * kMiB}) {
         EXPECT_FALSE(is_segment_size(size)) << size;
     }
 }
@@ -65,18 +65,32 @@ TEST(WalName, IsOneOfTheFourKindsThatPostgresArchives) {
 
 TEST(WalName, IsNothingElse) {
     using namespace std::string_view_literals;
-    for (const std::string_view text :
-         {""sv, "."sv, ".."sv, "00000001"sv, "history"sv, "1.history"sv, "00000000.history"sv,
-          "0000000a.history"sv, "00000001.histor"sv, "00000001.history "sv,
-          "00000001.history.zst"sv, "00000001000000000000000"sv, "0000000100000000000000011"sv,
-          "00000001000000000000000g"sv, "0000000100000000000000fe"sv,
-          "../00000001000000000000"sv, "000000010000000000000001/"sv,
-          "000000010000000000000001.part"sv, "000000010000000000000001.partial2"sv,
-          "000000010000000000000001.backup"sv, "000000010000000000000001.0000002.backup"sv,
-          "000000010000000000000001.0000002g.backup"sv,
-          "000000010000000000000001.00000028.backup.old"sv,
-          "000000010000000000000001.00000028"sv, "000000010000000000000001\0"sv,
-          "RECOVERYXLOG"sv}) {
+    for (const std::string_view text : {""sv,
+                                        "."sv,
+                                        ".."sv,
+                                        "00000001"sv,
+                                        "history"sv,
+                                        "1.history"sv,
+                                        "00000000.history"sv,
+                                        "0000000a.history"sv,
+                                        "00000001.histor"sv,
+                                        "00000001.history "sv,
+                                        "00000001.history.zst"sv,
+                                        "00000001000000000000000"sv,
+                                        "0000000100000000000000011"sv,
+                                        "00000001000000000000000g"sv,
+                                        "0000000100000000000000fe"sv,
+                                        "../00000001000000000000"sv,
+                                        "000000010000000000000001/"sv,
+                                        "000000010000000000000001.part"sv,
+                                        "000000010000000000000001.partial2"sv,
+                                        "000000010000000000000001.backup"sv,
+                                        "000000010000000000000001.0000002.backup"sv,
+                                        "000000010000000000000001.0000002g.backup"sv,
+                                        "000000010000000000000001.00000028.backup.old"sv,
+                                        "000000010000000000000001.00000028"sv,
+                                        "000000010000000000000001\0"sv,
+                                        "RECOVERYXLOG"sv}) {
         EXPECT_FALSE(parse_wal_name(text)) << text;
     }
 }

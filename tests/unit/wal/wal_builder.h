@@ -88,14 +88,17 @@ class WalBuilder {
     std::uint64_t filler(std::size_t size) {
         return record(10, 0x00, std::string(size, static_cast<char>('a' + fill_++ % 26)));
     }
-    /// Fillers, so that the next record begins `before` bytes before the end of its segment.
+    /// Fillers, so that the next record begins `before` bytes, less than most of a page,
+    /// before the end of its segment.
     void fill_up_to(std::uint64_t before) {
         const std::uint64_t end = (at() / shape_.segment_size + 1) * shape_.segment_size;
         const std::uint64_t target = end - before;
         while (target - at() > 3 * shape_.page_size)
             filler(shape_.page_size);
-        while (at() < target)
-            filler(std::max<std::uint64_t>(1, std::min<std::uint64_t>(target - at(), 200)) % 48);
+        // Within the last page, where a record is as long as its parts.
+        while (target - at() > 280)
+            filler(94);
+        filler(target - at() - 26);
     }
     std::uint64_t switch_segment() {
         record(0, 0x40, {});

@@ -77,7 +77,7 @@ class WalTest : public testing::Test {
         WalBuilder wal(shape);
         for (std::uint64_t index = 0; index < number; ++index) {
             wal.commit(at_second(static_cast<std::int64_t>(10 * index)));
-            wal.fill_up_to(40);
+            wal.fill_up_to(32);
             wal.commit(at_second(static_cast<std::int64_t>(10 * index) + 9));
         }
         for (std::uint64_t index = 0; index < number; ++index)

@@ -25,10 +25,10 @@ class WalReading : public WalTest {
     Found scan_from(const WalShape& shape) const {
         Found found;
         const UniqueFd directory = open_directory(pg_wal());
-        found.facts = scan_segments(
-            directory.get(), "pg_wal", shape.first, shape.segment_size,
-            {[&](const Commit& commit) { found.commits.push_back(commit); },
-             [&](const RestorePoint& point) { found.points.push_back(point); }});
+        found.facts =
+            scan_segments(directory.get(), "pg_wal", shape.first, shape.segment_size,
+                          {[&](const Commit& commit) { found.commits.push_back(commit); },
+                           [&](const RestorePoint& point) { found.points.push_back(point); }});
         return found;
     }
     /// Changes one segment that scan() wrote.
@@ -191,7 +191,7 @@ TEST_F(WalReading, TakesNothingFromTheFormerLifeOfARecycledSegment) {
     old.fill_up_to(64);
     old.filler(200);
     WalBuilder wal;
-    wal.fill_up_to(8000);
+    wal.fill_up_to(7000);
     const std::uint64_t before = wal.at();
     wal.filler(12'000);
     scan(wal);
@@ -251,6 +251,26 @@ TEST_F(WalReading, KnowsEveryVersionAndPageSize) {
         wal.commit(at_second(1));
         EXPECT_EQ(parse_segment_header(wal.segment(0)), std::nullopt) << magic;
         EXPECT_EQ(scan(wal).facts.records, 0U);
+    }
+}
+
+TEST_F(WalReading, IsTheSameInPiecesOfAnySize) {
+    WalBuilder wal;
+    wal.commit(at_second(1));
+    wal.fill_up_to(64);
+    wal.filler(30'000);
+    wal.commit(at_second(2));
+    for (const std::size_t size : {1UL, 39UL, 41UL, 1000UL, 8192UL, 8193UL, 131'072UL}) {
+        WalScanner scanner;
+        for (const std::uint64_t index : {0, 1}) {
+            scanner.begin_segment({1, 1 + index}, kSmallSegment);
+            const std::string segment = wal.segment(index);
+            for (std::size_t at = 0; at < segment.size(); at += size)
+                scanner.feed(std::string_view(segment).substr(at, size));
+        }
+        EXPECT_EQ(scanner.facts().end, wal.at()) << size;
+        EXPECT_EQ(scanner.facts().commits, 2U);
+        EXPECT_EQ(scanner.end_in_segment(), wal.at());
     }
 }
 
