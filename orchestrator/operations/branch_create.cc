@@ -132,7 +132,7 @@ asio::awaitable<Progress> BranchCreate::take_snapshot(State& state) {
     co_await instances_.prepare_engine(state.branch_id);
     co_await require_pool_space(services_, 0);
     if (state.restore.is_wanted()) {
-        co_await point_in_time_.secure_wal(state.restore, state.snapshot_id);
+        state.snapshot_id = co_await point_in_time_.secure_wal(state.restore, state.snapshot_id);
         co_return Done{};
     }
     // clone_volume copies from the parent itself, or from a snapshot that is there.

@@ -48,6 +48,19 @@ std::string nearest(const std::vector<wal::Window>& windows, WallTime target) {
     return "the nearest is " + format_time(before ? *before : *after);
 }
 
+std::uint64_t lsn_of(const RestoreTarget& target) {
+    const auto parsed = postgres::parse_lsn(target.text);
+    return parsed ? parsed->value : 0;
+}
+
+/// Where the name of a restore point was found is not asked again: recovery finds it.
+std::optional<wal::RestorePlan> plan_for(const RestoreTarget& target, const wal::Holding& holding,
+                                         const std::vector<wal::Base>& bases) {
+    if (target.time) return wal::plan_time(holding, bases, *target.time);
+    if (target.kind == "lsn") return wal::plan_lsn(holding, bases, lsn_of(target));
+    return wal::plan_all(holding, bases);
+}
+
 }  // namespace
 
 Error not_restorable(const std::string& ref, const RestoreTarget& target,
@@ -61,13 +74,15 @@ Error not_restorable(const std::string& ref, const RestoreTarget& target,
 }
 
 const catalog::Branch& PointInTime::source(const Restore& restore) const {
-    if (const auto* found = services_.catalog.branch_by_id(restore.source_id)) return *found;
-    throw Error(ErrorKind::kNotFound, "source_gone", "what is to be restored is gone",
+    for (const auto& [id, branch] : services_.catalog.all_branches()) {
+        if (branch.incarnation_id == restore.source_incarnation) return branch;
+    }
+    throw Error(ErrorKind::kNotFound, "parent_gone", "what is to be restored is gone",
                 "it was destroyed since", "bpg wal info shows what there is");
 }
 
-asio::awaitable<void> PointInTime::secure_wal(Restore& restore, std::string base_id) {
-    const wal::WalServer server = co_await wal_server(services_, restore.source_id);
+asio::awaitable<std::string> PointInTime::secure_wal(Restore& restore, std::string base_id) {
+    const wal::WalServer server = co_await wal_server(services_, source(restore).id);
     std::optional<postgres::Position> fence;
     if (server.runs) {
         const postgres::Endpoint endpoint = Instances(services_).endpoint(source(restore));
@@ -75,20 +90,16 @@ asio::awaitable<void> PointInTime::secure_wal(Restore& restore, std::string base
     }
     const wal::ArchiveRef archive = Instances::archive(source(restore));
     co_await services_.archives.take_over(archive, server);
-    const wal::Holding holding = co_await look_at_wal(services_, restore.source_id);
+    const wal::Holding holding = co_await look_at_wal(services_, source(restore).id);
 
     const catalog::Branch& incarnation = source(restore);
     const std::vector<wal::Base> all = bases_of(services_.catalog, incarnation);
-    std::vector<wal::Base> bases = all;
-    std::erase_if(bases, [&](const wal::Base& base) { return base.snapshot_id != base_id; });
-    const std::uint64_t lsn = [&restore] {
-        const auto parsed = postgres::parse_lsn(restore.target.text);
-        return parsed ? parsed->value : 0;
-    }();
-    const bool is_ahead = restore.target.kind == "lsn" && fence && lsn > fence->lsn.value;
-    const auto plan = restore.target.time ? wal::plan_time(holding, bases, *restore.target.time)
-                      : restore.target.kind == "lsn" ? wal::plan_lsn(holding, bases, lsn)
-                                                     : wal::plan_all(holding, bases);
+    std::vector<wal::Base> reserved = all;
+    std::erase_if(reserved, [&](const wal::Base& base) { return base.snapshot_id != base_id; });
+    auto plan = plan_for(restore.target, holding, reserved);
+    if (!plan) plan = plan_for(restore.target, holding, all);
+    const bool is_ahead =
+        restore.target.kind == "lsn" && fence && lsn_of(restore.target) > fence->lsn.value;
     if (!plan || is_ahead) {
         throw not_restorable(services_.catalog.ref_of(incarnation), restore.target,
                              wal::windows(holding, all), wal::gaps(holding), holding.segment_size);
@@ -101,12 +112,11 @@ asio::awaitable<void> PointInTime::secure_wal(Restore& restore, std::string base
     restore.from = wal::segment_name(plan->base.first, holding.segment_size);
     restore.until = wal::segment_name(until, holding.segment_size);
     restore.bytes = (until.number - std::min(until.number, plan->base.first.number) + 1) * size;
-    const auto* snapshot = services_.catalog.snapshot_by_id(base_id);
-    restore.has_fork_base = snapshot != nullptr && snapshot->timeline != restore.timeline;
+    co_return plan->base.snapshot_id;
 }
 
 asio::awaitable<void> PointInTime::bring_tail(Restore restore, std::filesystem::path volume) {
-    const wal::WalServer server = co_await wal_server(services_, restore.source_id);
+    const wal::WalServer server = co_await wal_server(services_, source(restore).id);
     const wal::ArchiveRef archive = Instances::archive(source(restore));
     const std::filesystem::path spool = volume / kSpool;
     co_await services_.archives.copy_tail(archive, server, spool);
@@ -163,7 +173,7 @@ PointInTime::Verdict PointInTime::verdict(const std::string& log) {
 asio::awaitable<bool> PointInTime::heal(Restore& restore) {
     if (restore.was_healed) co_return false;
     restore.was_healed = true;
-    const wal::WalServer server = co_await wal_server(services_, restore.source_id);
+    const wal::WalServer server = co_await wal_server(services_, source(restore).id);
     const wal::ArchiveRef archive = Instances::archive(source(restore));
     co_await services_.archives.note_damage(archive);
     co_await services_.archives.take_over(archive, server);
@@ -186,7 +196,7 @@ std::string PointInTime::older_base(const Restore& restore, const std::string& b
 asio::awaitable<Error> PointInTime::broken_wal(Restore restore, std::string log) {
     const wal::ArchiveRef archive = Instances::archive(source(restore));
     co_await services_.archives.note_damage(archive);
-    const wal::Holding holding = co_await look_at_wal(services_, restore.source_id);
+    const wal::Holding holding = co_await look_at_wal(services_, source(restore).id);
     const catalog::Branch& incarnation = source(restore);
     const auto windows = wal::windows(holding, bases_of(services_.catalog, incarnation));
     co_return Error(ErrorKind::kCorrupt, "wal_broken",

@@ -17,20 +17,19 @@ namespace bpg::operations {
 /// What such a create remembers. Empty target: it is none.
 struct Restore {
     RestoreTarget target;
-    std::string source_id;  ///< the branch record of the incarnation whose WAL is replayed
+    std::string source_incarnation;  ///< whose WAL is replayed; a sync moves it to another record
     std::string own_snapshot_id;
     std::uint32_t timeline = 0;  ///< of the WAL; explicit, never "latest" (LIN-3)
     std::string from;            ///< first and last segment that recovery may need
     std::string until;
     std::uint64_t bytes = 0;      ///< of WAL from the one to the other
-    bool has_fork_base = false;   ///< the base is of the timeline before
     bool is_behind_last = false;  ///< nothing was committed after the target: recover all there is
     bool was_healed = false;      ///< a damaged segment was archived anew, once
 
     bool is_wanted() const { return target.is_set(); }
 };
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Restore, target, source_id, own_snapshot_id,
-                                                timeline, from, until, bytes, has_fork_base,
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Restore, target, source_incarnation,
+                                                own_snapshot_id, timeline, from, until, bytes,
                                                 is_behind_last, was_healed)
 
 /// Loop thread only.
@@ -41,8 +40,9 @@ class PointInTime {
 
     /// A running source is fenced, so that recovery finds a commit behind the target, and its last
     /// WAL is archived; of one that is down, all that it wrote. Then the range is known and whole,
-    /// or this throws. `base_id`: the snapshot that recovery begins from.
-    asio::awaitable<void> secure_wal(Restore& restore, std::string base_id);
+    /// or this throws. `base_id`: the snapshot that recovery was to begin from. The one that it
+    /// begins from: a cleanup may have made another one necessary.
+    asio::awaitable<std::string> secure_wal(Restore& restore, std::string base_id);
     /// Puts what a source that is down has not archived into the new volume.
     asio::awaitable<void> bring_tail(Restore restore, std::filesystem::path volume);
     asio::awaitable<void> remove_tail(std::filesystem::path volume);

@@ -77,12 +77,13 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
     };
     RestoreChoice choice;
     choice.restore.target = target;
-    choice.restore.source_id = source().id;
+    const std::string source_id = source().id;
+    choice.restore.source_incarnation = source().incarnation_id;
     std::uint64_t lsn = 0;
     if (target.kind == "lsn") lsn = postgres::parse_lsn(target.text)->value;
     if (target.kind == "name") {
         // It may be in WAL that is not archived yet.
-        const wal::WalServer server = co_await wal_server(services_, choice.restore.source_id);
+        const wal::WalServer server = co_await wal_server(services_, source_id);
         if (server.runs) {
             const postgres::Endpoint endpoint = Instances(services_).endpoint(source());
             co_await services_.postgres.switch_wal(endpoint);
@@ -99,7 +100,7 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
         }
         lsn = *found;
     }
-    const wal::Holding holding = co_await look_at_wal(services_, choice.restore.source_id);
+    const wal::Holding holding = co_await look_at_wal(services_, source_id);
     const Branch& incarnation = source();
     const std::vector<wal::Base> bases = bases_of(services_.catalog, incarnation);
     choice.windows = wal::windows(holding, bases);
@@ -117,7 +118,12 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
 
 void Requests::add_restore_locks(std::vector<jobs::Lock>& locks, const Branch& parent,
                                  const Restore& restore) const {
-    const Branch& source = *services_.catalog.branch_by_id(restore.source_id);
+    const auto& all = services_.catalog.all_branches();
+    const auto found = std::find_if(all.begin(), all.end(), [&restore](const auto& entry) {
+        return entry.second.incarnation_id == restore.source_incarnation;
+    });
+    if (found == all.end()) return;
+    const Branch& source = found->second;
     const std::string ref = services_.catalog.ref_of(source);
     if (source.id != parent.id) {
         locks.push_back(lock_of(source, ref, jobs::LockMode::kShared));

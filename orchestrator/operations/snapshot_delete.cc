@@ -1,8 +1,11 @@
 #include "orchestrator/operations/snapshot_delete.h"
 
+#include <algorithm>
+
 #include "orchestrator/base/error.h"
 #include "orchestrator/operations/destruction.h"
 #include "orchestrator/operations/shared_snapshots.h"
+#include "orchestrator/operations/wal_holding.h"
 
 namespace bpg::operations {
 
@@ -23,9 +26,32 @@ asio::awaitable<Progress> SnapshotDelete::destroy_snapshot(State& state) {
                     "snapshot " + state.snapshot_id + " is in use",
                     "a branch was cut from it meanwhile", "delete that branch first");
     }
+    co_await tell_what_is_lost(state.snapshot_id);
     const storage::SnapshotRef place{state.volume, state.snapshot_id};
     co_await services_.storage.destroy_snapshot(place);
     co_return Done{};
+}
+
+/// Points in time that no other snapshot is early enough for (CLN-5).
+asio::awaitable<void> SnapshotDelete::tell_what_is_lost(std::string snapshot_id) {
+    const catalog::Snapshot* snapshot = services_.catalog.snapshot_by_id(snapshot_id);
+    if (snapshot == nullptr) co_return;
+    const auto& all = services_.catalog.all_branches();
+    const auto found = std::find_if(all.begin(), all.end(), [snapshot](const auto& entry) {
+        return entry.second.incarnation_id == snapshot->incarnation_id;
+    });
+    if (found == all.end() || !found->second.archives) co_return;
+    const std::string branch_id = found->first;
+    const wal::Holding holding = co_await look_at_wal(services_, branch_id);
+    const catalog::Branch* branch = services_.catalog.branch_by_id(branch_id);
+    if (branch == nullptr) co_return;
+    std::vector<wal::Base> bases = bases_of(services_.catalog, *branch);
+    const auto before = wal::windows(holding, bases);
+    std::erase_if(bases, [&](const wal::Base& base) { return base.snapshot_id == snapshot_id; });
+    const auto after = wal::windows(holding, bases);
+    if (before == after) co_return;
+    context_.warn(in_words(before) + "; without this snapshot " +
+                  (after.empty() ? "no time can be restored" : in_words(after)));
 }
 
 void SnapshotDelete::forget(const State& state, jobs::Batch& batch) const {

@@ -18,7 +18,8 @@ class SnapshotDelete {
         std::string volume;
     };
 
-    SnapshotDelete(Services& services, jobs::JobContext&) : services_(services) {}
+    SnapshotDelete(Services& services, jobs::JobContext& context)
+        : services_(services), context_(context) {}
 
     static std::span<const jobs::Step<SnapshotDelete>> steps();
     void record_failure(const State&, const ErrorInfo&, jobs::Batch&) const {}
@@ -26,9 +27,11 @@ class SnapshotDelete {
 
   private:
     asio::awaitable<jobs::Progress> destroy_snapshot(State& state);
+    asio::awaitable<void> tell_what_is_lost(std::string snapshot_id);
     void forget(const State& state, jobs::Batch& batch) const;
 
     Services& services_;
+    jobs::JobContext& context_;
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(SnapshotDelete::State, snapshot_id, volume)

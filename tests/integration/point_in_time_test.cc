@@ -127,6 +127,28 @@ TEST_P(PointsInTime, HoldExactlyWhatWasCommittedUntilThen) {
         expect_exact(main, ledger, target);
 }
 
+/// A snapshot restores its own first time and later ones; just before, the one before it does (E6).
+TEST_P(PointsInTime, AroundASnapshotAreRestoredFromTheRightOne) {
+    const std::string main = ledger_database("shop");
+    // In which zone the server lives changes nothing (PITR-6).
+    execute_alone(host().url(main), "ALTER SYSTEM SET timezone = 'Asia/Tokyo'");
+    host().bpg_json({"restart", main});
+    write(main, 5);
+    std::atomic<bool> stop{false};
+    std::jthread writer([&] {
+        while (!stop)
+            write(main, 5);
+    });
+    const Json snapshot = host().bpg_json({"snapshot", "create", main});
+    stop = true;
+    writer.join();
+    const Ledger ledger = read_ledger(host().url(main));
+    const WallTime line = *parse_time(snapshot.at("consistent_at").get<std::string>());
+    ASSERT_GT(ledger.back().second, line);
+    for (const std::int64_t distance : {-1, 0, 1})
+        expect_exact(main, ledger, after(line, distance));
+}
+
 TEST_P(PointsInTime, OfAParentThatIsDownTakeInItsLastCommits) {
     const std::string main = ledger_database("shop");
     write(main, 10);
@@ -487,6 +509,19 @@ TEST_P(PointsInTime, CleanupKeepsWhatTheWindowNeedsAndSaysWhatGoes) {
     expect_refused(host(), {"wal", "cleanup", main, "--days", "-1"},
                    {2, "usage", "\"-1\" is no number of days", "it takes a whole number",
                     "for example --days 7"});
+}
+
+TEST_P(PointsInTime, DeletingTheSnapshotTheyNeedSaysSo) {
+    const std::string main = ledger_database("shop");
+    write(main, 2);
+    const Json first = host().bpg_json({"snapshot", "list", main}).at("items").back();
+    const Json second = host().bpg_json({"snapshot", "create", main});
+    const Json job = host().bpg_json({"-y", "snapshot", "delete", first.at("id")});
+    ASSERT_EQ(job.at("warnings").size(), 1U) << job.dump(2);
+    EXPECT_EQ(job.at("warnings")[0],
+              fmt::format("restorable is {} to now; without this snapshot restorable is {} to now",
+                          first.at("consistent_at").get<std::string>(),
+                          second.at("consistent_at").get<std::string>()));
 }
 
 TEST_P(PointsInTime, PinnedWithItsWalASnapshotGoesOnReachingLaterTimes) {

@@ -127,7 +127,9 @@ std::vector<std::string> choose(std::mt19937_64& random, bool databases) {
     const int choice = below(100);
     if (choice < 30) {
         const std::string from = below(2) == 0 ? "soak/main" : name();
-        return {"branch", "create", name(), "--from", from};
+        std::vector<std::string> words{"branch", "create", name(), "--from", from};
+        if (choice < 4) words.insert(words.end(), {"--pitr", "0s"});
+        return words;
     }
     if (choice < 52) return {"branch", "delete", name()};
     if (choice < 60) return {"stop", name()};

@@ -1,12 +1,13 @@
-// Sync, promote, delete and the way back from the trash on the real drivers, with bpgd vanishing at
-// crash points of their tables. Once it is back and idle, exactly one of old and new answers under
-// every name, and nothing is half renamed, half deleted or lost.
+// Sync, promote, delete, the way back from the trash and the way back in time on the real drivers,
+// with bpgd vanishing at crash points of their tables. Once it is back and idle, exactly one of old
+// and new answers under every name, and nothing is half renamed, half deleted or lost.
 //
 // In short mode every fourth point (by a seed that is told), in the long form all.
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 
+#include "orchestrator/base/clock.h"
 #include "tests/crash/real/crash_points.h"
 #include "tests/harness/suite.h"
 
@@ -31,8 +32,8 @@ std::vector<CrashCase> cases_for(const DriverPair& drivers) {
     const std::size_t stride = long_mode() ? 1 : is_docker ? 9 : 3;
     std::vector<CrashCase> cases;
     std::size_t number = 0;
-    for (const char* operation :
-         {"branch-sync", "branch-promote", "branch-delete", "undo-delete"}) {
+    for (const char* operation : {"branch-sync", "branch-promote", "branch-delete", "undo-delete",
+                                  "branch-create", "wal-cleanup"}) {
         for (const auto& point : crash_points(operation)) {
             // The trash keeps what is deleted: the rows that destroy it are trash-purge's.
             const bool is_reached = std::string(operation) != "branch-delete" ||
@@ -111,6 +112,18 @@ class LifecycleCrash : public HostSuite<LifecycleCrash, CrashCase> {
         EXPECT_EQ(host().url("prod/main"), main_url);
         EXPECT_EQ(host().url(is_new ? "prod/old" : "prod/dev"), dev_url);
     }
+    static void expect_restored_or_not() {
+        EXPECT_EQ(rows(host().url("prod/dev")), kRows + 1);
+        if (host().branch_exists("prod/then")) {
+            EXPECT_EQ(rows(host().url("prod/then")), kRows + 1);
+        }
+        expect_restorable("prod/dev", kRows + 1);
+    }
+    /// Whatever happened, its archive is whole.
+    static void expect_restorable(const std::string& ref, std::int64_t expected) {
+        host().bpg_json({"branch", "create", "prod/again", "--from", ref, "--pitr", "0s"});
+        EXPECT_EQ(rows(host().url("prod/again")), expected);
+    }
     static void expect_there_or_in_the_trash(const std::string& url) {
         const bool is_there = host().branch_exists("prod/dev");
         EXPECT_EQ(host().bpg_json({"trash", "list"}).at("items").size(), is_there ? 0U : 1U);
@@ -123,6 +136,7 @@ class LifecycleCrash : public HostSuite<LifecycleCrash, CrashCase> {
 
 TEST_P(LifecycleCrash, ExactlyOneOfOldAndNewAnswers) {
     const CrashCase& one = GetParam();
+    const WallTime before_the_crash = SystemClock().now();
     const std::string main_url = host().url("prod/main");
     const std::string dev_url = host().url("prod/dev");
     if (one.operation == "undo-delete") host().bpg_json({"branch", "delete", "prod/dev"});
@@ -130,11 +144,17 @@ TEST_P(LifecycleCrash, ExactlyOneOfOldAndNewAnswers) {
         {"branch-sync", {"branch", "sync", "prod/dev"}},
         {"branch-promote", {"branch", "promote", "prod/dev", "--old-name", "old"}},
         {"branch-delete", {"branch", "delete", "prod/dev"}},
-        {"undo-delete", {"branch", "undo-delete", "prod/dev"}}};
+        {"undo-delete", {"branch", "undo-delete", "prod/dev"}},
+        {"branch-create",
+         {"branch", "create", "prod/then", "--from", "prod/dev", "--pitr",
+          format_time(before_the_crash)}},
+        {"wal-cleanup", {"wal", "cleanup", "prod/main", "--days", "0"}}};
     crash_while(one, commands.at(one.operation));
     if (HasFatalFailure()) return;
     if (one.operation == "branch-sync") expect_synced_or_not(dev_url);
     if (one.operation == "branch-promote") expect_promoted_or_not(main_url, dev_url);
+    if (one.operation == "branch-create") expect_restored_or_not();
+    if (one.operation == "wal-cleanup") expect_restorable("prod/main", kRows);
     if (one.operation.ends_with("delete")) expect_there_or_in_the_trash(dev_url);
     const Json stuck = host().bpg_json({"job", "list", "--state", "stuck"});
     EXPECT_EQ(stuck.at("items"), Json::array());

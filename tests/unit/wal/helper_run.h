@@ -63,10 +63,12 @@ class Helper {
 
     HelperRun finish(pid_t child) {
         HelperRun run;
-        int status = 0;
-        if (is_traced()) follow(child, run, status);
-        while (!WIFEXITED(status) && !WIFSIGNALED(status))
-            if (::waitpid(child, &status, 0) < 0) break;
+        int status = -1;
+        if (is_traced()) {
+            follow(child, run, status);
+        } else {
+            ::waitpid(child, &status, 0);
+        }
         if (WIFEXITED(status)) run.exit_code = WEXITSTATUS(status);
         run.was_killed = WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
         run.out = bytes_of(scratch_ / "out");

@@ -29,6 +29,9 @@ inline std::string bytes_of(const fs::path& path) {
 }
 
 inline void put(const fs::path& path, std::string_view content) {
+    // A new file each time: ext4 writes out one that is truncated and filled again.
+    std::error_code ignored;
+    fs::remove(path, ignored);
     std::ofstream out(path, std::ios::binary | std::ios::trunc);
     out << content;
     ASSERT_TRUE(out.flush()) << path;
@@ -101,7 +104,9 @@ class WalTest : public testing::Test {
     }
     /// The plain bytes of an archived file; throws as it does.
     std::string plain_of(const std::string& name) const {
-        return open_stored(name)->content(1U << 30U);
+        const auto file = open_stored(name);
+        if (!file) throw Error(ErrorKind::kNotFound, "not_archived", name + " is not archived");
+        return file->content(1U << 30U);
     }
     std::vector<std::string> archived() const {
         const UniqueFd directory = open_directory(archive());
