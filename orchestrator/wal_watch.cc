@@ -63,7 +63,7 @@ asio::awaitable<void> WalWatch::look_at(std::string branch_id) {
     holding.is_live = server.runs;
     operations::forget_what_is_going(holding, *branch);
 
-    catalog::WalFacts facts;
+    catalog::ArchiveFacts facts;
     facts.stored_bytes = holding.stored_bytes;
     facts.pending = holding.pending;
     facts.oldest_pending = holding.oldest_pending;

@@ -118,6 +118,13 @@ const Branch* Catalog::branch_by_id(const std::string& id) const {
     return find(branches_, id);
 }
 
+const Branch* Catalog::branch_of_incarnation(const std::string& incarnation_id) const {
+    for (const auto& [id, branch] : branches_) {
+        if (branch.incarnation_id == incarnation_id) return &branch;
+    }
+    return nullptr;
+}
+
 const Snapshot* Catalog::snapshot_by_id(const std::string& id) const {
     return find(snapshots_, id);
 }
@@ -430,11 +437,11 @@ void Catalog::remove_snapshot(const std::string& id, jobs::Batch& batch) {
     snapshots_.erase(id);
 }
 
-void Catalog::set_wal(const std::string& branch_id, const WalFacts& facts) {
+void Catalog::set_wal(const std::string& branch_id, const ArchiveFacts& facts) {
     if (branches_.contains(branch_id)) wal_.insert_or_assign(branch_id, facts);
 }
 
-std::optional<WalFacts> Catalog::wal(const std::string& branch_id) const {
+std::optional<ArchiveFacts> Catalog::wal(const std::string& branch_id) const {
     const auto found = wal_.find(branch_id);
     if (found == wal_.end()) return std::nullopt;
     return found->second;

@@ -39,6 +39,7 @@ class Catalog {
     const Branch* find_branch(const std::string& ref) const;
     const Branch* branch_named(const std::string& database_id, const std::string& name) const;
     const Branch* branch_by_id(const std::string& id) const;
+    const Branch* branch_of_incarnation(const std::string& incarnation_id) const;
     const Snapshot* snapshot_by_id(const std::string& id) const;
     /// As above, but throw kNotFound `database_not_found`, `branch_not_found`,
     /// `snapshot_not_found`; kConflict `id_ambiguous`.
@@ -96,15 +97,15 @@ class Catalog {
     // Not stored: measured in the background.
     void set_usage(const std::string& branch_id, const Usage& usage);
     std::optional<Usage> usage(const std::string& branch_id) const;
-    void set_wal(const std::string& branch_id, const WalFacts& facts);
-    std::optional<WalFacts> wal(const std::string& branch_id) const;
+    void set_wal(const std::string& branch_id, const ArchiveFacts& facts);
+    std::optional<ArchiveFacts> wal(const std::string& branch_id) const;
 
   private:
     std::map<std::string, Database> databases_;  ///< by id, like the others
     std::map<std::string, Branch> branches_;
     std::map<std::string, Snapshot> snapshots_;
     std::map<std::string, Usage> usages_;
-    std::map<std::string, WalFacts> wal_;
+    std::map<std::string, ArchiveFacts> wal_;
 };
 
 }  // namespace bpg::catalog

@@ -149,7 +149,7 @@ struct Usage {
 };
 
 /// What is known of a branch's WAL archive since the last look; not stored.
-struct WalFacts {
+struct ArchiveFacts {
     std::uint64_t stored_bytes = 0;
     std::uint64_t pending = 0;  ///< segments that wait to be archived
     std::optional<WallTime> oldest_pending;

@@ -74,8 +74,8 @@ Error not_restorable(const std::string& ref, const RestoreTarget& target,
 }
 
 const catalog::Branch& PointInTime::source(const Restore& restore) const {
-    for (const auto& [id, branch] : services_.catalog.all_branches()) {
-        if (branch.incarnation_id == restore.source_incarnation) return branch;
+    if (const auto* found = services_.catalog.branch_of_incarnation(restore.source_incarnation)) {
+        return *found;
     }
     throw Error(ErrorKind::kNotFound, "parent_gone", "what is to be restored is gone",
                 "it was destroyed since", "bpg wal info shows what there is");

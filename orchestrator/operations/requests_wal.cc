@@ -1,8 +1,6 @@
 // The requests that need the WAL archive: a branch at a point in time, and the cleanup of WAL.
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "orchestrator/base/id.h"
 #include "orchestrator/operations/request_parts.h"
 #include "orchestrator/operations/requests.h"
@@ -19,16 +17,6 @@ constexpr int kDaysMax = 36'500;
 /// What PostgreSQL replays in a second, when nothing better is known; and a start.
 constexpr double kReplayRate = 100e6;
 constexpr double kStartSeconds = 1;
-
-json windows_json(const std::vector<wal::Window>& windows) {
-    json list = json::array();
-    for (const wal::Window& window : windows) {
-        list.push_back({{"from", format_time(window.from)},
-                        {"to", time_json(window.to)},
-                        {"base_snapshot", window.base_snapshot}});
-    }
-    return list;
-}
 
 }  // namespace
 
@@ -118,12 +106,9 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
 
 void Requests::add_restore_locks(std::vector<jobs::Lock>& locks, const Branch& parent,
                                  const Restore& restore) const {
-    const auto& all = services_.catalog.all_branches();
-    const auto found = std::find_if(all.begin(), all.end(), [&restore](const auto& entry) {
-        return entry.second.incarnation_id == restore.source_incarnation;
-    });
-    if (found == all.end()) return;
-    const Branch& source = found->second;
+    const Branch* found = services_.catalog.branch_of_incarnation(restore.source_incarnation);
+    if (found == nullptr) return;
+    const Branch& source = *found;
     const std::string ref = services_.catalog.ref_of(source);
     if (source.id != parent.id) {
         locks.push_back(lock_of(source, ref, jobs::LockMode::kShared));
@@ -141,7 +126,6 @@ asio::awaitable<json> Requests::plan_branch_restore(BranchCreateRequest request)
     const RestoreChoice choice = co_await choose_restore(parent_id, request.target);
     const catalog::Snapshot& base = services_.catalog.snapshot(choice.base_id);
     const double seconds = kStartSeconds + static_cast<double>(choice.restore.bytes) / kReplayRate;
-    json nearest = request.target.shown();
     json summary = json::array();
     summary.push_back(fmt::format("{} is made from {} as it was at {}", request.ref, from,
                                   request.target.shown()));
@@ -157,7 +141,7 @@ asio::awaitable<json> Requests::plan_branch_restore(BranchCreateRequest request)
                    {"base_snapshot", choice.base_id},
                    {"wal_bytes", choice.restore.bytes},
                    {"estimated_seconds", seconds},
-                   {"nearest", std::move(nearest)},
+                   {"nearest", request.target.shown()},
                    {"restorable", windows_json(choice.windows)},
                    {"summary", std::move(summary)}};
 }

@@ -1,7 +1,5 @@
 #include "orchestrator/operations/snapshot_delete.h"
 
-#include <algorithm>
-
 #include "orchestrator/base/error.h"
 #include "orchestrator/operations/destruction.h"
 #include "orchestrator/operations/shared_snapshots.h"
@@ -36,12 +34,10 @@ asio::awaitable<Progress> SnapshotDelete::destroy_snapshot(State& state) {
 asio::awaitable<void> SnapshotDelete::tell_what_is_lost(std::string snapshot_id) {
     const catalog::Snapshot* snapshot = services_.catalog.snapshot_by_id(snapshot_id);
     if (snapshot == nullptr) co_return;
-    const auto& all = services_.catalog.all_branches();
-    const auto found = std::find_if(all.begin(), all.end(), [snapshot](const auto& entry) {
-        return entry.second.incarnation_id == snapshot->incarnation_id;
-    });
-    if (found == all.end() || !found->second.archives) co_return;
-    const std::string branch_id = found->first;
+    const catalog::Branch* found =
+        services_.catalog.branch_of_incarnation(snapshot->incarnation_id);
+    if (found == nullptr || !found->archives) co_return;
+    const std::string branch_id = found->id;
     const wal::Holding holding = co_await look_at_wal(services_, branch_id);
     const catalog::Branch* branch = services_.catalog.branch_by_id(branch_id);
     if (branch == nullptr) co_return;

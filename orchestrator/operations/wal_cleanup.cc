@@ -93,12 +93,6 @@ json cleanup_json(const Branch& incarnation, const wal::CleanupPlan& plan,
     json remove = json::array();
     for (const wal::SegmentId segment : plan.remove)
         remove.push_back(wal::segment_name(segment, segment_size));
-    json restorable = json::array();
-    for (const wal::Window& window : plan.windows) {
-        restorable.push_back({{"from", format_time(window.from)},
-                              {"to", time_json(window.to)},
-                              {"base_snapshot", window.base_snapshot}});
-    }
     return {
         {"incarnation", incarnation.incarnation_id},
         {"incarnation_number", incarnation.incarnation_number},
@@ -108,7 +102,7 @@ json cleanup_json(const Branch& incarnation, const wal::CleanupPlan& plan,
         {"remove", std::move(remove)},
         {"bytes", plan.bytes},
         {"stranded_snapshots", plan.stranded},
-        {"restorable", std::move(restorable)}};
+        {"restorable", windows_json(plan.windows)}};
 }
 
 std::vector<std::string> cleanup_in_words(const Branch& incarnation, const wal::CleanupPlan& plan,

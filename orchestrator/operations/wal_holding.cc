@@ -114,6 +114,16 @@ asio::awaitable<wal::Holding> look_at_wal(Services& services, std::string branch
     co_return holding;
 }
 
+nlohmann::json windows_json(const std::vector<wal::Window>& windows) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const wal::Window& window : windows) {
+        list.push_back({{"from", format_time(window.from)},
+                        {"to", time_json(window.to)},
+                        {"base_snapshot", window.base_snapshot}});
+    }
+    return list;
+}
+
 std::string in_words(const std::vector<wal::Window>& windows) {
     if (windows.empty()) return "no time can be restored";
     std::string text = "restorable is ";

@@ -29,6 +29,8 @@ asio::awaitable<wal::WalServer> wal_server(Services& services, std::string branc
 void forget_what_is_going(wal::Holding& holding, const catalog::Branch& incarnation);
 asio::awaitable<wal::Holding> look_at_wal(Services& services, std::string branch_id);
 
+/// [{"from", "to", "base_snapshot"}]; "to" is null where it is now.
+nlohmann::json windows_json(const std::vector<wal::Window>& windows);
 /// "from … to …; …": the restorable times, for error texts.
 std::string in_words(const std::vector<wal::Window>& windows);
 

@@ -1,5 +1,7 @@
 #include "orchestrator/http/handlers/wal.h"
 
+#include <algorithm>
+
 #include "orchestrator/operations/instances.h"
 #include "orchestrator/operations/wal_holding.h"
 
@@ -21,13 +23,7 @@ json item_json(ApiServices& api, const catalog::Branch& shown_as,
                         {"last", wal::segment_name(gap.last, size)},
                         {"segments", gap.last.number - gap.first.number + 1}});
     }
-    json restorable = json::array();
-    const auto bases = operations::bases_of(api.catalog, incarnation);
-    for (const wal::Window& window : wal::windows(holding, bases)) {
-        restorable.push_back({{"from", format_time(window.from)},
-                              {"to", time_json(window.to)},
-                              {"base_snapshot", window.base_snapshot}});
-    }
+    const auto windows = wal::windows(holding, operations::bases_of(api.catalog, incarnation));
     std::uint64_t archived = 0;
     json first = nullptr;
     json last = nullptr;
@@ -52,7 +48,7 @@ json item_json(ApiServices& api, const catalog::Branch& shown_as,
             {"pending", holding.pending},
             {"gaps", std::move(gaps)},
             {"foreign", holding.foreign},
-            {"restorable", std::move(restorable)}};
+            {"restorable", operations::windows_json(windows)}};
 }
 
 /// One item an incarnation held, newest first.
