@@ -2,9 +2,11 @@
 #include "orchestrator/postgres/hygiene.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
 #include <chrono>
 #include <thread>
 
@@ -115,6 +117,16 @@ bool is_segment(const std::string& name) {
     return name.size() == 24 && name.find_first_not_of("0123456789ABCDEF") == std::string::npos;
 }
 
+/// A copy made in backup mode has an empty pg_wal to begin with.
+void make_archive_status(const Tree& data, FileOwner owner) {
+    const auto wal = data.sub("pg_wal");
+    if (!wal) return;
+    if (::mkdirat(wal->fd(), "archive_status", 0700) != 0 && errno != EEXIST) {
+        throw errno_error("make archive_status in " + wal->shown(), errno);
+    }
+    if (const auto status = wal->sub("archive_status")) status->own(owner, 0700);
+}
+
 /// The WAL a clone begins with is its parent's, which has archived it. Without the marks PostgreSQL
 /// would archive it once more, the last segment as `.partial`. A clone that goes on on its parent's
 /// timeline goes on in the segment of the checkpoint, which is then its own.
@@ -124,6 +136,7 @@ void mark_as_archived(const Tree& data, const CloneSpec& spec, bool new_timeline
         const ControlFile control = read_control_file(data);
         own = segment_name(control.timeline, control.checkpoint, control.segment_size);
     }
+    make_archive_status(data, spec.owner);
     for (const Entry& entry : data.list("pg_wal")) {
         const bool is_parents = new_timeline || entry.name < own;
         if (entry.type != EntryType::kFile || !is_segment(entry.name) || !is_parents) continue;
