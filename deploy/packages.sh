@@ -12,7 +12,7 @@ readonly RUN_PACKAGES=(postgresql-15 postgresql-client-15 btrfs-progs util-linux
 readonly TEST_PACKAGES=(
     git python3 clang-format-19 clang-tidy-19 libclang-rt-19-dev llvm-19 libgtest-dev libgmock-dev
     libbenchmark-dev xfsprogs prometheus zfs-fuse docker.io iptables iproute2 debootstrap
-    docker-registry)
+    docker-registry python3-croniter)
 
 # Sentences on stderr; the reason of a refusal and what to do are one sentence each.
 refuse() {

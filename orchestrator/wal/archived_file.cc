@@ -7,12 +7,14 @@
 #include <bit>
 #include <cstring>
 #include <limits>
+#include <thread>
 #include <vector>
 
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include "orchestrator/base/error.h"
+#include "orchestrator/wal/block_ring.h"
 
 namespace bpg::wal {
 namespace {
@@ -162,41 +164,44 @@ Decompressor new_decompressor() {
     return context;
 }
 
-/// Takes the second frame piece by piece and gives out no more than was promised.
-class Reader {
+/// Decompresses the second frame into a ring, no more than was promised.
+class Decoder {
   public:
-    Reader(const ArchivedMetadata& metadata, const std::string& shown,
-           const ArchivedFile::Sink& sink)
-        : metadata_(metadata), shown_(shown), sink_(sink), out_(ZSTD_DStreamOutSize()) {}
+    Decoder(const ArchivedMetadata& metadata, const std::string& shown, BlockRing& ring)
+        : metadata_(metadata), shown_(shown), ring_(ring) {}
 
-    void take(std::string_view stored) {
+    /// False when nobody takes any more.
+    bool take(std::string_view stored) {
         stored_hash_.add(stored);
         ZSTD_inBuffer in{stored.data(), stored.size(), 0};
         while (in.pos < in.size || is_more_) {
             if (has_ended_ && in.pos < in.size) fail("bytes follow its end");
-            ZSTD_outBuffer out{out_.data(), out_.size(), 0};
+            if (block_ == nullptr) block_ = ring_.free_block();
+            if (block_ == nullptr) return false;
+            ZSTD_outBuffer out{block_, BlockRing::kBlockSize, filled_};
             const std::size_t result = ZSTD_decompressStream(context_.get(), &out, &in);
             if (ZSTD_isError(result) != 0) fail(ZSTD_getErrorName(result));
             has_ended_ = result == 0;
-            // A full buffer may leave plain bytes inside although all of the input is taken.
+            // A full block may leave plain bytes inside although all of the input is taken.
             is_more_ = !has_ended_ && out.pos == out.size;
-            give({out_.data(), out.pos});
+            plain_size_ += out.pos - filled_;
+            if (plain_size_ > metadata_.plain_size) fail("more is in it than it says");
+            filled_ = out.pos;
+            if (filled_ == BlockRing::kBlockSize) publish();
         }
+        return true;
     }
-    void finish() const {
+    void finish() {
         if (!has_ended_ || plain_size_ != metadata_.plain_size) fail("it is too short");
-        if (stored_hash_.value() != metadata_.stored_checksum ||
-            plain_hash_.value() != metadata_.plain_checksum) {
-            fail("its checksum is wrong");
-        }
+        if (stored_hash_.value() != metadata_.stored_checksum) fail("its checksum is wrong");
+        if (filled_ > 0) publish();
     }
 
   private:
-    void give(std::string_view plain) {
-        plain_size_ += plain.size();
-        if (plain_size_ > metadata_.plain_size) fail("more is in it than it says");
-        plain_hash_.add(plain);
-        if (!plain.empty()) sink_(plain);
+    void publish() {
+        ring_.publish(filled_);
+        block_ = nullptr;
+        filled_ = 0;
     }
     [[noreturn]] void fail(const std::string& why) const {
         throw wal_damaged(metadata_.name, shown_, why);
@@ -204,11 +209,11 @@ class Reader {
 
     const ArchivedMetadata& metadata_;
     const std::string& shown_;
-    const ArchivedFile::Sink& sink_;
+    BlockRing& ring_;
     Decompressor context_ = new_decompressor();
-    std::vector<char> out_;
+    char* block_ = nullptr;
+    std::size_t filled_ = 0;  ///< of the block
     Hash stored_hash_;
-    Hash plain_hash_;
     std::uint64_t plain_size_ = 0;
     bool has_ended_ = false;
     bool is_more_ = false;
@@ -295,13 +300,37 @@ void ArchivedFile::check_metadata(const WalName& name) const {
     }
 }
 
+void ArchivedFile::decode_into(BlockRing& ring) const {
+    try {
+        Decoder decoder(metadata_, shown_, ring);
+        bool is_wanted = true;
+        file_.read_blocks(kFrameSize, file_.size(), [&](std::string_view stored) {
+            is_wanted = decoder.take(stored);
+            return is_wanted;
+        });
+        if (is_wanted) decoder.finish();
+        ring.end(nullptr);
+    } catch (...) {  // thrown again where the bytes are taken
+        ring.end(std::current_exception());
+    }
+}
+
 void ArchivedFile::read(const Sink& sink) const {
-    Reader reader(metadata_, shown_, sink);
-    file_.read_blocks(kFrameSize, file_.size(), [&reader](std::string_view stored) {
-        reader.take(stored);
-        return true;
-    });
-    reader.finish();
+    BlockRing ring;
+    const std::jthread decoding([this, &ring] { decode_into(ring); });
+    // Before the thread is waited for, whatever the sink throws.
+    const struct Abandoning {
+        BlockRing& ring;
+        ~Abandoning() { ring.abandon(); }
+    } abandoning{ring};
+    Hash plain_hash;
+    while (const auto plain = ring.next()) {
+        plain_hash.add(*plain);
+        sink(*plain);
+    }
+    if (plain_hash.value() != metadata_.plain_checksum) {
+        throw wal_damaged(metadata_.name, shown_, "its checksum is wrong");
+    }
 }
 
 std::string ArchivedFile::content(std::size_t max) const {

@@ -38,6 +38,8 @@ namespace bpg::wal {
 /// What this program writes, and the newest that it reads.
 inline constexpr std::uint32_t kFormatVersion = 1;
 
+class BlockRing;
+
 using Checksum = std::array<unsigned char, 16>;
 
 struct ArchivedMetadata {
@@ -80,7 +82,8 @@ class ArchivedFile {
     /// The file as it lies there.
     const PlainFile& stored() const { return file_; }
 
-    /// The plain bytes, piece by piece; what came is known to be good only when this returns.
+    /// The plain bytes, piece by piece; what came is known to be good only when this returns. The
+    /// sink is called on the calling thread while another one decompresses what comes next.
     /// Throws kCorrupt `wal_damaged`, and whatever the sink throws.
     void read(const Sink& sink) const;
     /// For small ones: a history, a backup label. Throws `wal_damaged` beyond `max` bytes too.
@@ -91,6 +94,7 @@ class ArchivedFile {
         : file_(std::move(file)), shown_(std::move(shown)) {}
     void read_metadata(const WalName& name);
     void check_metadata(const WalName& name) const;
+    void decode_into(BlockRing& ring) const;
 
     PlainFile file_;
     std::string shown_;

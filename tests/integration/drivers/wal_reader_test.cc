@@ -48,7 +48,9 @@ class WalOfAServer : public WalServers {
         }
     }
     static Settings tracking() {
-        return {{"track_commit_timestamp", "on"}, {"max_prepared_transactions", "5"}};
+        return {{"track_commit_timestamp", "on"},
+                {"max_prepared_transactions", "5"},
+                {"wal_keep_size", "1GB"}};
     }
     /// Commit times by the server, of transactions from `first` on, in microseconds.
     static std::set<std::int64_t> times_by_server(const Instance& server,

@@ -182,6 +182,10 @@ TEST_F(WalReading, EndsAtAPageThatIsZeroedOrAnothers) {
         EXPECT_LE(found.facts.end, kSmallSegment + 3U * 8192);
         EXPECT_GT(found.facts.end, kSmallSegment + 3U * 8192 - 200);
     }
+    // The page of another place, right in all else.
+    scan(wal);
+    change(wal, kSmallSegment + 3 * 8192 + 8, "\x01");
+    EXPECT_LE(scan_from(wal.shape()).facts.end, kSmallSegment + 3U * 8192);
 }
 
 TEST_F(WalReading, TakesNothingFromTheFormerLifeOfARecycledSegment) {
