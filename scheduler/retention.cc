@@ -69,7 +69,7 @@ WallTime begin_of_week(WallTime time, const absl::TimeZone& zone) {
     return begin_of_day(monday_of(day_of(time, zone)), zone);
 }
 WallTime weeks_later(WallTime begin, int weeks, const absl::TimeZone& zone) {
-    return begin_of_day(monday_of(day_of(begin, zone)) + 7 * weeks, zone);
+    return begin_of_day(monday_of(day_of(begin, zone)) + std::ptrdiff_t{7} * weeks, zone);
 }
 WallTime hours_later(WallTime begin, int hours, const absl::TimeZone& zone) {
     return begin_of_hour(begin + std::chrono::hours(hours), zone);

@@ -172,10 +172,9 @@ TEST_F(WalRecovery, FailsAndNamesTheSegmentThatIsMissingTruncatedZeroedOrFlipped
         const auto instance = from_base();
         const Recovery recovery = recover(*instance, recovering(bounds_));
         EXPECT_FALSE(recovery.is_open) << what << ": it was opened without all of its rows";
-        const std::string code = content ? "wal_damaged" : "wal_missing";
-        EXPECT_NE(recovery.log.find("bpg-wal: " + code + ": WAL file " + name), std::string::npos)
-            << what << "\n"
-            << recovery.log;
+        const std::string said =
+            fmt::format("bpg-wal: {}: WAL file {}", content ? "wal_damaged" : "wal_missing", name);
+        EXPECT_NE(recovery.log.find(said), std::string::npos) << what << "\n" << recovery.log;
         EXPECT_FALSE(fs::exists(instance->data() / "pg_wal/00000002.history")) << "promoted";
     }
     fs::remove(stored(name));

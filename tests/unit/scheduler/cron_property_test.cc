@@ -8,6 +8,7 @@
 #include <fstream>
 #include <iostream>
 #include <map>
+#include <set>
 
 #include "tests/unit/scheduler/scheduler_fixture.h"
 #include "tests/unit/scheduler/slow_cron.h"
@@ -44,6 +45,11 @@ std::vector<std::string> zone_names() {
     }
     std::sort(names.begin(), names.end());
     return names;
+}
+
+std::string file_of(const std::string& zone) {
+    std::ifstream file("/usr/share/zoneinfo/" + zone, std::ios::binary);
+    return {std::istreambuf_iterator<char>(file), {}};
 }
 
 /// The C library's local time for one zone at a time.
@@ -208,7 +214,7 @@ const std::vector<std::string> kSecondExpressions{
 
 void check_change(const std::string& zone, std::time_t change, bool by_seconds,
                   std::mt19937_64& random) {
-    const Scan minutes(change - 36 * 3600, change + 36 * 3600, 60);
+    const Scan minutes(change - 3 * kDay / 2, change + 3 * kDay / 2, 60);
     for (const std::string& text : kMinuteExpressions)
         expect_same(text, zone, minutes, random);
     for (int i = 0; i < 3; ++i) {
@@ -239,12 +245,14 @@ TEST(CronAroundClockChanges, FiresAsAScanOfEveryMinuteSaysInEveryZone) {
     names.resize(is_long ? names.size() : 12);
     zones.insert(zones.end(), names.begin(), names.end());
     std::size_t checked = 0;
+    std::set<std::string> files;  // of a zone with many names all changes are looked at once
     for (const std::string& name : zones) {
+        const bool is_whole = is_long && files.insert(file_of(name)).second;
         const LibcZone libc(name);
         std::vector<std::time_t> changes = LibcZone::changes();
         if (changes.empty()) changes.push_back(k2020 + pick(random, 1, 7'000) * kDay);
         std::shuffle(changes.begin(), changes.end(), random);
-        if (!is_long) changes.resize(std::min<std::size_t>(changes.size(), 2));
+        if (!is_whole) changes.resize(std::min<std::size_t>(changes.size(), 2));
         for (std::size_t i = 0; i < changes.size(); ++i) {
             check_change(name, changes[i], i < 2, random);
             if (HasFatalFailure()) return;
@@ -281,7 +289,7 @@ TEST(CronDays, FitAsTheCalendarSaysForEveryKindOfDay) {
         const auto expression = test::cron(text);
         std::vector<WallTime> expected;
         // 28 years hold every weekday for every date.
-        for (std::time_t day = k2020 + kDay / 2; day < k2020 + 28 * 366 * kDay; day += kDay) {
+        for (std::time_t day = k2020 + kDay / 2; day < k2020 + kDay * 366 * 28; day += kDay) {
             std::tm fields{};
             ::gmtime_r(&day, &fields);
             if (slow.fits(fields)) expected.push_back(wall(day));

@@ -56,6 +56,7 @@ TEST(CronFires, AtTheTimesThatFit) {
         {"0 0 * * fri-sun", "2026-03-01T00:00:00Z", "2026-03-06T00:00:00Z"},
         {"0 0 * * 6-0", "2026-03-01T00:00:00Z", "2026-03-07T00:00:00Z"},
         {"0 0 * * 5/2", "2026-03-01T00:00:00Z", "2026-03-06T00:00:00Z"},
+        {"0 0 * * 5/2", "2026-03-06T00:00:00Z", "2026-03-13T00:00:00Z"},  // not on to Sunday
         {"0 0 13 * 5", "2026-03-01T00:00:00Z", "2026-03-06T00:00:00Z"},
         {"0 0 */2 * 1", "2026-03-02T00:00:00Z", "2026-03-09T00:00:00Z"},
         {"0 0 L * *", "2026-02-01T00:00:00Z", "2026-02-28T00:00:00Z"},
@@ -127,7 +128,7 @@ TEST(CronFires, EveryIntervalFromTheSchedulesCreation) {
     const WallTime made = at("2026-03-01T10:00:07.5Z");
     const auto every = CronExpression::parse("@every 90m", "a", made);
     const auto zone = load_zone("Europe/Berlin");
-    EXPECT_EQ(every.next_fire_time(made - 1h, zone), made + 90min);
+    EXPECT_EQ(every.next_fire_time(made - 100h, zone), made + 90min);
     EXPECT_EQ(every.next_fire_time(made, zone), made + 90min);
     EXPECT_EQ(every.next_fire_time(made + 90min - 1us, zone), made + 90min);
     EXPECT_EQ(every.next_fire_time(made + 90min, zone), made + 180min);
@@ -309,6 +310,10 @@ TEST(CronWarnings, NameTheNextTimesThatDaylightSavingTouches) {
         warnings("30 2 * * *", "Europe/Berlin"),
         ElementsAre("Europe/Berlin: 02:30 does not exist on 2027-03-28: it runs at 03:00 CEST",
                     "Europe/Berlin: 02:30 comes twice on 2027-10-31: it runs the first time only"));
+    // The next one only.
+    EXPECT_THAT(warnings("30 2 * * *", "America/New_York"),
+                ElementsAre("America/New_York: 02:30 does not exist on 2027-03-14: it runs at "
+                            "03:00 EDT"));
     EXPECT_THAT(warnings("0 1 * * *", "Europe/Berlin"), IsEmpty());
     EXPECT_THAT(warnings("0 3 * * *", "Europe/Berlin"), IsEmpty());
 }

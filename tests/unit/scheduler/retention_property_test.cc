@@ -71,6 +71,7 @@ Ids kept_by_calendar(const std::vector<SnapshotFacts>& counted, const char* form
                      const absl::TimeZone& zone) {
     Ids kept;
     std::vector<std::string> periods;
+    periods.reserve(counted.size());
     for (const SnapshotFacts& facts : counted) {
         periods.push_back(absl::FormatTime(
             format, absl::FromUnixMicros(facts.at.time_since_epoch().count()), zone));

@@ -204,6 +204,7 @@ TEST_F(Archive, MayBeDoneByManyAtOnce) {
     put(stored(wal.name(5)), std::string(5000, '\0'));
     std::atomic<int> made{0};
     std::vector<std::jthread> archivers;
+    archivers.reserve(4);
     for (int archiver = 0; archiver < 4; ++archiver) {
         archivers.emplace_back([&] {
             for (std::uint64_t index = 0; index < 8; ++index) {

@@ -42,6 +42,7 @@ class Helper {
         std::vector<std::string> words{program};
         words.insert(words.end(), arguments.begin(), arguments.end());
         std::vector<char*> argv;
+        argv.reserve(words.size() + 1);
         for (std::string& word : words)
             argv.push_back(word.data());
         argv.push_back(nullptr);
@@ -88,8 +89,7 @@ class Helper {
 
     void follow(pid_t child, HelperRun& run, int& status) const {
         if (::waitpid(child, &status, 0) != child || !WIFSTOPPED(status)) return;
-        ::ptrace(PTRACE_SETOPTIONS, child, nullptr,
-                 reinterpret_cast<void*>(PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD));
+        ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
         while (WIFSTOPPED(status)) {
             if (run.stops == options_.kill_at) {
                 ::kill(child, SIGKILL);

@@ -94,7 +94,6 @@ TEST_F(Restore, TakesAMissingBoundForNoBound) {
 TEST_F(Restore, StopsARecoveryAtADamagedFileWhereverItIs) {
     archive_segments(1, 3, 8);
     request_.bounds = {{1}, segment(1, 4), segment(1, 6), ""};
-    const std::string good = bytes_of(stored(segment(1, 3)));
     for (const std::uint64_t number : {3, 5, 8}) {
         const fs::path path = stored(segment(1, number));
         const auto size = fs::file_size(path);

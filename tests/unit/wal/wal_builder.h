@@ -93,7 +93,7 @@ class WalBuilder {
     void fill_up_to(std::uint64_t before) {
         const std::uint64_t end = (at() / shape_.segment_size + 1) * shape_.segment_size;
         const std::uint64_t target = end - before;
-        while (target - at() > 3 * shape_.page_size)
+        while (target - at() > 3ULL * shape_.page_size)
             filler(shape_.page_size);
         // Within the last page, where a record is as long as its parts.
         while (target - at() > 280)
