@@ -44,6 +44,7 @@ Branch Requests::parent_for(const BranchCreateRequest& request, const std::strin
 
 /// The incarnation of the parent whose WAL has the target.
 const Branch& Requests::source_of(const Branch& parent, const RestoreTarget& target) const {
+    refuse_in_between(parent, services_.catalog.ref_of(parent));
     const Branch* source = &parent;
     if (target.time) source = incarnation_at(services_.catalog, parent, *target.time);
     // Before everything that is held: what the oldest has is said then.
