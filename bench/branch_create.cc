@@ -138,7 +138,8 @@ void make_database(const TestHost& host, int scale) {
 }
 
 void run_rounds(const TestHost& host, const Options& options, PairResult& result) {
-    host.bpg_json({"branch", "create", kModel});
+    // What is made by hand archives nowhere: the archive of the model goes with it.
+    host.bpg_json({"branch", "create", kModel, "--no-archive"});
     RawBranch raw(host, kMain, kModel);
     host.bpg_json({"-y", "branch", "delete", kModel});
     std::vector<Variant> variants = variants_of(host, raw);
