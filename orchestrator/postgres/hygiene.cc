@@ -113,8 +113,11 @@ void write_backup_files(const Tree& data, const CloneSpec& spec) {
     data.replace(kControlFile, without_checkpoint(control.value_or("")), 0600, spec.owner);
 }
 
-bool is_segment(const std::string& name) {
-    return name.size() == 24 && name.find_first_not_of("0123456789ABCDEF") == std::string::npos;
+/// A segment, or the `.backup` that says where a base backup of the parent began.
+bool is_of_segment(const std::string& name) {
+    constexpr std::size_t kDigits = 24;
+    const auto digits = std::min(name.find_first_not_of("0123456789ABCDEF"), name.size());
+    return digits == kDigits && (name.size() == kDigits || name.ends_with(".backup"));
 }
 
 /// A copy made in backup mode has an empty pg_wal to begin with.
@@ -139,7 +142,7 @@ void mark_as_archived(const Tree& data, const CloneSpec& spec, bool new_timeline
     make_archive_status(data, spec.owner);
     for (const Entry& entry : data.list("pg_wal")) {
         const bool is_parents = new_timeline || entry.name < own;
-        if (entry.type != EntryType::kFile || !is_segment(entry.name) || !is_parents) continue;
+        if (entry.type != EntryType::kFile || !is_of_segment(entry.name) || !is_parents) continue;
         data.replace_unsynced("pg_wal/archive_status/" + entry.name + ".done", "", 0600,
                               spec.owner);
     }

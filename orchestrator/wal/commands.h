@@ -17,7 +17,7 @@ std::string archive_command(const std::filesystem::path& helper,
 struct RestoreBounds {
     std::vector<std::uint32_t> timelines;  ///< oldest first; no segment of another is given out
     std::string from;                      ///< first and last segment that must be there
-    std::string until;
+    std::string until;                     ///< no later one is given out either
     std::string history;  ///< "00000003.history" that must be there; empty on timeline 1
 };
 

@@ -35,7 +35,7 @@ constexpr std::string_view kHelp =
           [--need-history NAME] NAME PATH
       writes NAME to PATH (restore_command: %f %p), from the spool or else from the archive
       --timelines      those that the recovery follows, oldest first: no segment of another
-      --from, --until  first and last segment that must be there
+      --from, --until  first and last segment that must be there; none behind the last
       --need-history   the history file that must be there
   verify --archive DIR [NAME…]
       reads everything, or the WAL files named; a line for each that is damaged, missing or foreign

@@ -65,7 +65,7 @@ class Restoring {
         : request_(request), bounds_(request.bounds), name_(checked_name()), places_(request) {}
 
     RestoreOutcome run() const {
-        if (name_.kind == WalKind::kSegment && !is_on_lineage()) {
+        if (name_.kind == WalKind::kSegment && (is_behind_end() || !is_on_lineage())) {
             return RestoreOutcome::kEndOfArchive;
         }
         const auto file = places_.open(name_);
@@ -121,13 +121,16 @@ class Restoring {
         throw wal_damaged(history_name(timeline), places_.in_words(), "it is no history");
     }
 
-    /// By digits: the bounds are of the same server, so their numbers are of the same kind.
+    // By digits: the bounds are of the same server, so their numbers are of the same kind.
+
+    /// A source that was down may have been started since, and go on archiving: a recovery to the
+    /// end of the WAL must end where the WAL ended.
+    bool is_behind_end() const {
+        return !bounds_.until.empty() && number_digits(name_.text) > number_digits(bounds_.until);
+    }
     bool is_needed() const {
         if (bounds_.from.empty() && bounds_.until.empty()) return false;
-        const std::string_view number = number_digits(name_.text);
-        const bool is_before = number < number_digits(bounds_.from);
-        const bool is_behind = !bounds_.until.empty() && number > number_digits(bounds_.until);
-        return !is_before && !is_behind;
+        return number_digits(name_.text) >= number_digits(bounds_.from);
     }
 
     Error missing(std::string code) const {

@@ -255,6 +255,26 @@ TEST_P(PointsInTime, StayExactAcrossBranchesOfBranchesAndSyncs) {
     EXPECT_EQ(held[1].at("incarnation_number"), 1);
 }
 
+/// A branch begins with WAL of its parent, which is not its own to archive.
+TEST_P(PointsInTime, ArchivesHoldNothingOfTheParent) {
+    const std::string main = ledger_database("shop");
+    write(main, 3);
+    host().bpg_json({"snapshot", "create", main});
+    create("shop/copy");
+    create("shop/then", {"--pitr", "0s"});
+    for (const std::string& ref : {std::string("shop/copy"), std::string("shop/then")}) {
+        write(ref, 2);
+        execute_alone(host().url(ref), "CHECKPOINT");
+        host().bpg_json({"restart", ref});
+        const Json info = host().bpg_json({"wal", "info", ref}).at("items")[0];
+        const std::filesystem::path archive = info.at("archive_path").get<std::string>();
+        const std::string own = fmt::format("{:08X}", host().branch(ref).at("timeline").get<int>());
+        for (const auto& entry : std::filesystem::directory_iterator(archive))
+            EXPECT_TRUE(entry.path().filename().string().starts_with(own)) << entry.path();
+        EXPECT_EQ(info.at("foreign"), Json::array());
+    }
+}
+
 TEST_P(PointsInTime, CanBeAPositionOrARestorePoint) {
     const std::string main = ledger_database("shop");
     write(main, 4);
