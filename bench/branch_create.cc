@@ -17,6 +17,7 @@
 #include <stdexcept>
 #include <thread>
 
+#include "bench/main.h"
 #include "bench/our_branch.h"
 #include "bench/raw_branch.h"
 #include "bench/sample.h"
@@ -38,8 +39,6 @@ constexpr const char* kMain = "bench/main";
 constexpr const char* kModel = "bench/model";
 constexpr auto kSettlePause = 150ms;
 constexpr int kInterrupted = 130;
-
-enum ExitCode : int { kGood = 0, kTooSlow = 1, kUsage = 2, kFailed = 3 };
 
 struct Options {
     std::vector<std::string> pairs;

@@ -9,17 +9,16 @@
 #include <boost/asio/co_spawn.hpp>
 #include <boost/asio/io_context.hpp>
 #include <filesystem>
-#include <iostream>
 #include <map>
 #include <stdexcept>
 
+#include "bench/main.h"
 #include "bench/sample.h"
 #include "jobs/engine.h"
 #include "jobs/runner.h"
 #include "metrics/instruments.h"
 #include "orchestrator/base/files.h"
 #include "orchestrator/base/id.h"
-#include "orchestrator/base/log.h"
 #include "orchestrator/base/thread_priority.h"
 
 namespace bpg::bench {
@@ -30,8 +29,6 @@ using namespace std::chrono_literals;
 
 constexpr int kSyncs = 200;
 constexpr std::size_t kSyncBytes = 4096;
-
-enum ExitCode : int { kGood = 0, kTooSlow = 1, kUsage = 2, kFailed = 3 };
 
 /// When the first row of a job ran, by its target.
 using Begun = std::map<std::string, Steady::time_point>;
@@ -254,18 +251,7 @@ int main_of(int argc, char** argv) {
         ->check(CLI::Range(1, 10'000))
         ->capture_default_str();
     app.add_flag("--check", options.check, "exit code 1 when it is not as promised");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? kGood : kUsage;
-    }
-    log::set_level(log::Level::kError);
-    try {
-        return run(options);
-    } catch (const std::exception& failure) {
-        std::cerr << failure.what() << "\n";
-        return kFailed;
-    }
+    return run_main(app, argc, argv, [&options] { return run(options); });
 }
 
 }  // namespace

@@ -6,12 +6,11 @@
 
 #include <CLI/CLI.hpp>
 #include <atomic>
-#include <iostream>
 #include <stdexcept>
 #include <thread>
 
+#include "bench/main.h"
 #include "bench/sample.h"
-#include "orchestrator/base/log.h"
 #include "orchestrator/postgres/control_file.h"
 #include "orchestrator/wal/archived_file.h"
 #include "orchestrator/wal/commands.h"
@@ -35,8 +34,6 @@ constexpr double kMiB = 1U << 20U;
 constexpr double kRestoreRatioMax = 1.15;
 /// Segments that wait: the one that is being archived, and one that became full meanwhile.
 constexpr std::size_t kBacklogMax = 3;
-
-enum ExitCode : int { kGood = 0, kTooSlow = 1, kUsage = 2, kFailed = 3 };
 
 struct Options {
     int scale = 20;
@@ -143,11 +140,8 @@ class Bench {
     }
 
     static void wait_until_archived(const Instance& server) {
-        const auto until = Steady::now() + 60s;
-        while (waiting(server) > 0) {
-            if (Steady::now() > until) throw std::runtime_error("WAL was not archived");
-            std::this_thread::sleep_for(20ms);
-        }
+        const auto is_done = [&server] { return waiting(server) == 0; };
+        if (!test::eventually(is_done, 60s)) throw std::runtime_error("WAL was not archived");
     }
 
     /// MiB of WAL in a second, by one process a segment.
@@ -252,18 +246,7 @@ int main_of(int argc, char** argv) {
     app.add_option("--rounds", options.rounds, "recoveries of each kind")
         ->check(CLI::Range(1, 1000));
     app.add_flag("--check", options.check, "exit code 1 when it is not as promised");
-    try {
-        app.parse(argc, argv);
-    } catch (const CLI::ParseError& error) {
-        return app.exit(error) == 0 ? kGood : kUsage;
-    }
-    log::set_level(log::Level::kError);
-    try {
-        return Bench(options).run();
-    } catch (const std::exception& failure) {
-        std::cerr << failure.what() << "\n";
-        return kFailed;
-    }
+    return run_main(app, argc, argv, [&options] { return Bench(options).run(); });
 }
 
 }  // namespace

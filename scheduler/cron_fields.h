@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "scheduler/absl_time.h"
 #include "scheduler/cron_expression.h"
 
 namespace bpg::scheduler {
@@ -56,12 +57,5 @@ struct ClockChange {
 std::optional<ClockChange> next_change(const absl::TimeZone& zone, absl::Time after);
 /// The last change at or before `at`.
 std::optional<ClockChange> last_change(const absl::TimeZone& zone, absl::Time at);
-
-inline absl::Time to_absl(WallTime time) {
-    return absl::FromUnixMicros(time.time_since_epoch().count());
-}
-inline WallTime from_absl(absl::Time time) {
-    return WallTime(std::chrono::microseconds(absl::ToUnixMicros(time)));
-}
 
 }  // namespace bpg::scheduler

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <utility>
 
+#include "scheduler/absl_time.h"
 #include "scheduler/stable_hash.h"
 
 namespace bpg::scheduler {
@@ -15,14 +16,6 @@ namespace {
 constexpr int kCountMax = 100'000;
 /// A prune of no more than these is never too much.
 constexpr std::size_t kFewEnough = 10;
-
-absl::Time to_absl(WallTime time) {
-    return absl::FromUnixMicros(time.time_since_epoch().count());
-}
-
-WallTime from_absl(absl::Time time) {
-    return WallTime(std::chrono::microseconds(absl::ToUnixMicros(time)));
-}
 
 /// A row of calendar periods of a zone.
 struct Calendar {

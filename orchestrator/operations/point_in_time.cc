@@ -89,7 +89,7 @@ asio::awaitable<std::string> PointInTime::secure_wal(Restore& restore, std::stri
         fence = co_await services_.postgres.switch_wal(endpoint);
     }
     const wal::ArchiveRef archive = Instances::archive(source(restore));
-    co_await services_.archives.take_over(archive, server);
+    co_await services_.archives.catch_up(archive, server);
     const wal::Holding holding = co_await look_at_wal(services_, source(restore).id);
 
     const catalog::Branch& incarnation = source(restore);
@@ -109,6 +109,7 @@ asio::awaitable<std::string> PointInTime::secure_wal(Restore& restore, std::stri
     // The segment that is being written now is not needed: the fence lies in the one before.
     if (fence) until.number = std::min(until.number, (fence->lsn.value - 1) / size);
     restore.timeline = plan->base.first.timeline;
+    restore.segment_size = holding.segment_size;
     restore.from = wal::segment_name(plan->base.first, holding.segment_size);
     restore.until = wal::segment_name(until, holding.segment_size);
     restore.bytes = (until.number - std::min(until.number, plan->base.first.number) + 1) * size;
@@ -146,14 +147,10 @@ Recovery PointInTime::recovery(const Restore& restore, const std::filesystem::pa
 asio::awaitable<void> PointInTime::show_progress(Restore restore, std::filesystem::path data) {
     const auto newest =
         co_await services_.data_directories.newest_wal(data, restore.from, restore.until);
-    if (!newest) co_return;
-    const auto position = [](const std::string& name) {
-        return std::stoull(name.substr(8, 8), nullptr, 16) * 256 +
-               std::stoull(name.substr(16), nullptr, 16);
-    };
-    const std::uint64_t size =
-        restore.bytes / (position(restore.until) - position(restore.from) + 1);
-    const std::uint64_t done = (position(*newest) - position(restore.from)) * size;
+    const auto at = wal::parse_segment_name(newest.value_or(""), restore.segment_size);
+    const auto from = wal::parse_segment_name(restore.from, restore.segment_size);
+    if (!at || !from || at->number < from->number) co_return;
+    const std::uint64_t done = (at->number - from->number) * restore.segment_size;
     context_.show_progress({done, restore.bytes, "bytes"});
 }
 
@@ -176,7 +173,7 @@ asio::awaitable<bool> PointInTime::heal(Restore& restore) {
     const wal::WalServer server = co_await wal_server(services_, source(restore).id);
     const wal::ArchiveRef archive = Instances::archive(source(restore));
     co_await services_.archives.note_damage(archive);
-    co_await services_.archives.take_over(archive, server);
+    co_await services_.archives.catch_up(archive, server);
     co_return true;
 }
 

@@ -22,6 +22,7 @@ struct Restore {
     std::uint32_t timeline = 0;  ///< of the WAL; explicit, never "latest" (LIN-3)
     std::string from;            ///< first and last segment that recovery may need
     std::string until;
+    std::uint32_t segment_size = 16U << 20U;
     std::uint64_t bytes = 0;      ///< of WAL from the one to the other
     bool is_behind_last = false;  ///< nothing was committed after the target: recover all there is
     bool was_healed = false;      ///< a damaged segment was archived anew, once
@@ -29,8 +30,8 @@ struct Restore {
     bool is_wanted() const { return target.is_set(); }
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Restore, target, source_incarnation,
-                                                own_snapshot_id, timeline, from, until, bytes,
-                                                is_behind_last, was_healed)
+                                                own_snapshot_id, timeline, from, until,
+                                                segment_size, bytes, is_behind_last, was_healed)
 
 /// Loop thread only.
 class PointInTime {

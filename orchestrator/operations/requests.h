@@ -129,7 +129,6 @@ class Requests {
     struct RestoreChoice {
         std::string base_id;
         Restore restore;
-        std::uint64_t segments = 0;
         std::vector<wal::Window> windows;
     };
     asio::awaitable<RestoreChoice> choose_restore(std::string parent_id, RestoreTarget target);

@@ -78,7 +78,7 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
             co_await services_.postgres.switch_wal(endpoint);
         }
         const wal::ArchiveRef archive = Instances::archive(source());
-        co_await services_.archives.take_over(archive, server);
+        co_await services_.archives.catch_up(archive, server);
         const auto found = co_await services_.archives.find_restore_point(archive, target.text);
         if (!found) {
             throw Error(ErrorKind::kConflict, "restore_point_unknown",
@@ -100,7 +100,6 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
                              wal::gaps(holding), holding.segment_size);
     }
     choice.base_id = plan->base.snapshot_id;
-    choice.segments = plan->segments;
     choice.restore.bytes = plan->segments * holding.segment_size;
     co_return choice;
 }
@@ -108,7 +107,10 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
 void Requests::add_restore_locks(std::vector<jobs::Lock>& locks, const Branch& parent,
                                  const Restore& restore) const {
     const Branch* found = services_.catalog.branch_of_incarnation(restore.source_incarnation);
-    if (found == nullptr) return;
+    if (found == nullptr) {
+        throw Error(ErrorKind::kNotFound, "parent_gone", "what is to be restored is gone",
+                    "it was destroyed since", "bpg wal info shows what there is");
+    }
     const Branch& source = *found;
     const std::string ref = services_.catalog.ref_of(source);
     if (source.id != parent.id) {

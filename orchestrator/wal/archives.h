@@ -52,7 +52,7 @@ class Archives {
                                           const std::optional<WalServer>& server) = 0;
     /// Archives what pg_wal has whole and the archive has not, or holds damaged. Nothing of it
     /// waits for PostgreSQL's own archiver, which may be at it too.
-    virtual asio::awaitable<void> take_over(const ArchiveRef& archive, const WalServer& server) = 0;
+    virtual asio::awaitable<void> catch_up(const ArchiveRef& archive, const WalServer& server) = 0;
     /// Copies what only pg_wal has, the segment that a stopped server was writing included, to
     /// where a recovery looks first. From nothing each time.
     virtual asio::awaitable<void> copy_tail(const ArchiveRef& archive, const WalServer& server,

@@ -102,8 +102,8 @@ bool looks_whole(int archive, const std::string& shown, const WalName& name) {
     }
 }
 
-void take_over_blocking(const std::filesystem::path& archive, const WalServer& server,
-                        const IsDamaged& is_damaged) {
+void catch_up_blocking(const std::filesystem::path& archive, const WalServer& server,
+                       const IsDamaged& is_damaged) {
     const Transfer transfer(server, archive);
     if (!transfer.pg_wal) return;  // its volume is gone
     const UniqueFd directory = open_directory(archive);
@@ -224,9 +224,9 @@ asio::awaitable<Holding> LocalArchives::look(const ArchiveRef& archive,
     co_return co_await pool_.run(std::move(work));
 }
 
-asio::awaitable<void> LocalArchives::take_over(const ArchiveRef& archive, const WalServer& server) {
+asio::awaitable<void> LocalArchives::catch_up(const ArchiveRef& archive, const WalServer& server) {
     auto work = [directory = place(archive), server, this] {
-        take_over_blocking(directory, server, damaged_in(directory));
+        catch_up_blocking(directory, server, damaged_in(directory));
     };
     co_await pool_.run(std::move(work));
 }

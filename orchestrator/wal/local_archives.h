@@ -25,7 +25,7 @@ class LocalArchives final : public Archives {
     asio::awaitable<void> remove(const std::string& volume) override;
     asio::awaitable<Holding> look(const ArchiveRef& archive,
                                   const std::optional<WalServer>& server) override;
-    asio::awaitable<void> take_over(const ArchiveRef& archive, const WalServer& server) override;
+    asio::awaitable<void> catch_up(const ArchiveRef& archive, const WalServer& server) override;
     asio::awaitable<void> copy_tail(const ArchiveRef& archive, const WalServer& server,
                                     const std::filesystem::path& spool) override;
     asio::awaitable<void> remove_before(const ArchiveRef& archive,

@@ -5,11 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 
 #include "orchestrator/base/error.h"
 #include "orchestrator/wal/archived_file.h"
 #include "orchestrator/wal/new_file.h"
+#include "orchestrator/wal/plain_file.h"
 #include "orchestrator/wal/wal_reader.h"
 
 namespace bpg::wal {
@@ -62,6 +62,18 @@ void look_at_archive(const std::filesystem::path& archive, const IsDamaged& is_d
     }
     std::sort(holding.foreign.begin(), holding.foreign.end());
     std::sort(holding.histories.begin(), holding.histories.end());
+}
+
+/// Whether a segment in pg_wal holds what its name says.
+bool is_its_own(int pg_wal, const std::string& shown, const std::string& name) {
+    try {
+        const auto file = PlainFile::open(pg_wal, shown, name);
+        if (!file) return false;  // removed meanwhile
+        const auto header = parse_segment_header(file->read_at(0, SegmentHeader::kSize));
+        return fault_of_segment(header, *parse_wal_name(name), file->size(), std::nullopt).empty();
+    } catch (const Error&) {
+        return false;  // a link, or no file at all
+    }
 }
 
 /// Segments that PostgreSQL has yet to hand to its archiver.
@@ -122,18 +134,7 @@ std::vector<SegmentId> segments_in(int pg_wal_fd, const std::string& shown,
     std::vector<SegmentId> found;
     for (const std::string& text : directory_names(pg_wal_fd, shown)) {
         const auto segment = parse_segment_name(text, server.segment_size);
-        if (!segment) continue;
-        const UniqueFd file = open_beneath(pg_wal_fd, text, O_RDONLY | O_NONBLOCK);
-        struct stat facts{};
-        if (!file || ::fstat(file.get(), &facts) != 0 || !S_ISREG(facts.st_mode)) continue;
-        std::array<char, SegmentHeader::kSize> bytes{};
-        const ssize_t got = ::pread(file.get(), bytes.data(), bytes.size(), 0);
-        if (got != static_cast<ssize_t>(bytes.size())) continue;
-        const auto header = parse_segment_header({bytes.data(), bytes.size()});
-        const auto size = static_cast<std::uint64_t>(facts.st_size);
-        if (fault_of_segment(header, *parse_wal_name(text), size, std::nullopt).empty()) {
-            found.push_back(*segment);
-        }
+        if (segment && is_its_own(pg_wal_fd, shown, text)) found.push_back(*segment);
     }
     std::sort(found.begin(), found.end());
     return found;

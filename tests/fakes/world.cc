@@ -412,8 +412,7 @@ class FakeArchives final : public wal::Archives {
             holding.segments[{timeline, 0}].archived = true;
         co_return holding;
     }
-    asio::awaitable<void> take_over(const wal::ArchiveRef& archive,
-                                    const wal::WalServer&) override {
+    asio::awaitable<void> catch_up(const wal::ArchiveRef& archive, const wal::WalServer&) override {
         must_exist(archive);
         co_return;
     }

@@ -59,11 +59,7 @@ class WalServers : public InstanceTest {
     }
     static void wait_for(const std::function<bool()>& happened,
                          std::chrono::seconds deadline = 30s) {
-        const auto until = std::chrono::steady_clock::now() + deadline;
-        while (!happened()) {
-            ASSERT_LT(std::chrono::steady_clock::now(), until) << "it did not happen";
-            std::this_thread::sleep_for(5ms);
-        }
+        ASSERT_TRUE(test::eventually(happened, deadline)) << "it did not happen";
     }
 
     struct Recovery {

@@ -22,10 +22,12 @@
 #include "orchestrator/base/id.h"
 #include "orchestrator/base/offload.h"
 #include "orchestrator/storage/storage.h"
+#include "tests/harness/scratch_directory.h"
 
 namespace bpg::storage {
 
 namespace fs = std::filesystem;
+using test::ScratchDirectory;
 
 /// Runs one verb to its end; rethrows what it threw.
 template <class T>
@@ -99,25 +101,5 @@ inline std::string noise(std::size_t size, std::uint64_t seed) {
 inline Identity some_identity(const std::string& ref = "prod/main") {
     return {new_id(), ref, new_id(), new_id()};
 }
-
-/// A directory that goes away with the object.
-class ScratchDirectory {
-  public:
-    ScratchDirectory() {
-        std::string pattern = (fs::temp_directory_path() / "bpg-storage-XXXXXX").native();
-        if (::mkdtemp(pattern.data()) == nullptr) throw errno_error("make a directory", errno);
-        path_ = pattern;
-    }
-    ~ScratchDirectory() {
-        std::error_code ignored;
-        fs::remove_all(path_, ignored);
-    }
-    ScratchDirectory(const ScratchDirectory&) = delete;
-    ScratchDirectory& operator=(const ScratchDirectory&) = delete;
-    const fs::path& path() const { return path_; }
-
-  private:
-    fs::path path_;
-};
 
 }  // namespace bpg::storage

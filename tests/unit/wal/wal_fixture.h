@@ -17,6 +17,7 @@
 #include "orchestrator/base/files.h"
 #include "orchestrator/wal/archive.h"
 #include "orchestrator/wal/archived_file.h"
+#include "tests/harness/scratch_directory.h"
 #include "tests/unit/wal/wal_builder.h"
 
 namespace bpg::wal::test {
@@ -53,15 +54,11 @@ class WalTest : public testing::Test {
     static constexpr std::uint64_t kSystem = 7'300'000'000'000'000'001U;
 
     void SetUp() override {
-        std::string pattern = (fs::temp_directory_path() / "bpg-wal-XXXXXX").native();
-        ASSERT_NE(::mkdtemp(pattern.data()), nullptr);
-        root_ = pattern;
         for (const fs::path& made :
              {data(), pg_wal(), data() / "global", archive(), root_ / "spool"})
             fs::create_directories(made);
         put(data() / "global/pg_control", control_file());
     }
-    void TearDown() override { fs::remove_all(root_); }
 
     fs::path data() const { return root_ / "data"; }
     fs::path pg_wal() const { return data() / "pg_wal"; }
@@ -116,7 +113,8 @@ class WalTest : public testing::Test {
         return names;
     }
 
-    fs::path root_;
+    const bpg::test::ScratchDirectory scratch_{"wal"};
+    const fs::path root_ = scratch_.path();
 };
 
 }  // namespace bpg::wal::test
