@@ -107,7 +107,8 @@ struct Branch {
     std::string password_id;
     /// Its superuser still has another password: the next start gives it its own, before users.
     bool password_due = false;
-    std::string replaces;  ///< id of the branch whose place it takes once its sync is done
+    bool is_destroyed = false;  ///< its volume is gone, and the rest of it goes
+    std::string replaces;       ///< id of the branch whose place it takes once its sync is done
     std::optional<Trashed> trash;
     nlohmann::json unknown;  ///< what a later version wrote into its record, kept as it is
 
@@ -169,7 +170,7 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(
     Branch, id, database_id, name, parent_id, state, should_run, host, port, volume, storage_driver,
     incarnation_id, incarnation_number, incarnation_at, incarnation_of, archives, wal_kept_from,
     created_at, expires_at, is_protected, timeline, system_identifier, created_from, last_job,
-    warnings, settings, volume_owner, password_id, password_due, replaces, trash)
+    warnings, settings, volume_owner, password_id, password_due, is_destroyed, replaces, trash)
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Snapshot, id, branch_id, incarnation_id, volume,
                                                 kind, label, created_at, consistent_at, start_lsn,
                                                 stop_lsn, lsn, timeline, mode, pinned,

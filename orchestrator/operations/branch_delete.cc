@@ -20,7 +20,7 @@ std::span<const jobs::Step<BranchDelete>> BranchDelete::steps() {
         {"remove_instance", "stop PostgreSQL, free name and port", &BranchDelete::remove_instance,
          nothing_to_undo, &BranchDelete::move_to_trash, Destruction::kIrreversible},
         {"destroy_volume", "destroy the volume", &BranchDelete::destroy_volumes, nothing_to_undo,
-         &BranchDelete::release_origins},
+         &BranchDelete::note_destroyed},
         {"destroy_snapshots", "destroy the snapshots nobody needs",
          &BranchDelete::destroy_snapshots, nothing_to_undo, &BranchDelete::forget_snapshots},
         {"remove_files", "remove password and log", &BranchDelete::remove_files, nothing_to_undo,

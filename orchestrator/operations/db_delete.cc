@@ -12,7 +12,7 @@ std::span<const jobs::Step<DbDelete>> DbDelete::steps() {
          &DbDelete::remove_instances, nothing_to_undo, &DbDelete::move_to_trash,
          Destruction::kIrreversible},
         {"destroy_volumes", "destroy the volumes", &DbDelete::destroy_volumes, nothing_to_undo,
-         &DbDelete::release_origins},
+         &DbDelete::note_destroyed},
         {"destroy_snapshots", "destroy the snapshots", &DbDelete::destroy_snapshots,
          nothing_to_undo, &DbDelete::forget_snapshots},
         {"remove_files", "remove passwords and logs", &DbDelete::remove_files, nothing_to_undo,

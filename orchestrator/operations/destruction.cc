@@ -222,13 +222,13 @@ void Destruction::forget_snapshots(const std::vector<std::string>& branch_ids,
     }
 }
 
-/// Their volumes are gone: they hang on nothing.
-void Destruction::release_origins(const std::vector<std::string>& branch_ids,
-                                  jobs::Batch& batch) const {
+void Destruction::note_destroyed(const std::vector<std::string>& branch_ids,
+                                 jobs::Batch& batch) const {
     for (const std::string& id : still_doomed(branch_ids)) {
         const Branch* found = services_.catalog.branch_by_id(id);
         if (found == nullptr) continue;
         Branch branch = *found;
+        branch.is_destroyed = true;
         branch.created_from.snapshot.clear();
         services_.catalog.put(branch, batch);
     }
@@ -242,12 +242,12 @@ asio::awaitable<void> Destruction::remove_files(std::vector<std::string> branch_
         if (branch == nullptr) continue;
         const std::string password = branch->password();
         const auto& all = services_.catalog.all_branches();
-        const bool is_shared = std::any_of(all.begin(), all.end(), [&](const auto& entry) {
-            const bool goes_too =
-                std::find(branch_ids.begin(), branch_ids.end(), entry.first) != branch_ids.end();
-            return !goes_too && entry.second.password() == password;
+        // Not asked: which are on record. Two jobs that destroy the last two that share a password
+        // would each leave it to the other.
+        const bool is_needed = std::any_of(all.begin(), all.end(), [&](const auto& entry) {
+            return !entry.second.is_destroyed && entry.second.password() == password;
         });
-        if (!is_shared) {
+        if (!is_needed) {
             co_await services_.pool.run(
                 [&secrets, &password] { secrets.remove_password(password); });
         }

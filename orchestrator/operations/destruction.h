@@ -42,8 +42,8 @@ class Destruction {
     /// go before its snapshots, nor a snapshot before what was cloned from it. Snapshots that
     /// others hang on stay, and go with the last of these.
     asio::awaitable<void> destroy_volumes(std::vector<std::string> branch_ids);
-    /// With the volumes goes what the branches hung on.
-    void release_origins(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
+    /// Without their volumes they hang on nothing, and need no password.
+    void note_destroyed(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
     /// What is left: the branches' own snapshots, and every origin that no branch hangs on now.
     asio::awaitable<void> destroy_snapshots(std::vector<std::string> branch_ids);
     /// Those that destroy_snapshots() destroyed. The rest become origins of what hangs on them.
@@ -97,8 +97,8 @@ class DestroyingRows {
         co_await destruction_.remove_files(ids);
         co_return jobs::Done{};
     }
-    void release_origins(const State& state, jobs::Batch& batch) const {
-        destruction_.release_origins(state.all_branch_ids(), batch);
+    void note_destroyed(const State& state, jobs::Batch& batch) const {
+        destruction_.note_destroyed(state.all_branch_ids(), batch);
     }
     void forget_snapshots(const State& state, jobs::Batch& batch) const {
         destruction_.forget_snapshots(state.all_branch_ids(), batch);

@@ -6,7 +6,7 @@ std::span<const jobs::Step<TrashPurge>> TrashPurge::steps() {
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<TrashPurge> kSteps[] = {
         {"destroy_volumes", "destroy the volumes", &TrashPurge::destroy_volumes, nothing_to_undo,
-         &TrashPurge::release_origins, Destruction::kIrreversible},
+         &TrashPurge::note_destroyed, Destruction::kIrreversible},
         {"destroy_snapshots", "destroy the snapshots nobody needs", &TrashPurge::destroy_snapshots,
          nothing_to_undo, &TrashPurge::forget_snapshots},
         {"remove_files", "remove passwords and logs", &TrashPurge::remove_files, nothing_to_undo,

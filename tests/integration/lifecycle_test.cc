@@ -538,6 +538,27 @@ TEST_P(Lifecycle, APurgedBranchDoesNotComeBack) {
              "bpg trash list shows what can be brought back"});
 }
 
+TEST_P(Lifecycle, IncarnationsThatShareAPasswordMayBePurgedAtOnceAndLeaveNone) {
+    const World world_before = host().world();
+    for (int round = 0; round < 3; ++round) {
+        create("shop/dev");
+        for (int i = 0; i < 3; ++i)
+            host().bpg_json({"branch", "sync", "shop/dev"});
+        host().bpg_json({"branch", "delete", "shop/dev"});
+        const Json items = trash();
+        ASSERT_EQ(items.size(), 4U);
+        std::vector<std::string> jobs;
+        for (const Json& item : items) {
+            const Json job = host().bpg_json({"--no-wait", "trash", "purge", item.at("id")});
+            jobs.push_back(job.at("id"));
+        }
+        for (const std::string& job : jobs)
+            EXPECT_EQ(host().finished_job(job).at("state"), "succeeded");
+    }
+    host().wait_until_idle();
+    EXPECT_EQ(describe_difference(world_before, host().world()), "");
+}
+
 TEST_P(Lifecycle, ADatabaseGoesToTheTrashWholeAndComesBackWhole) {
     create("shop/dev");
     create("shop/resting");
