@@ -326,8 +326,8 @@ std::vector<const Command*> all_commands() {
     std::vector<const Command*> commands;
     for (const auto rows :
          {init_commands(), database_commands(), branch_commands(), snapshot_commands(),
-          wal_commands(), instance_commands(), status_commands(), connection_commands(),
-          job_commands(), trash_commands()}) {
+          wal_commands(), schedule_commands(), instance_commands(), status_commands(),
+          connection_commands(), job_commands(), trash_commands()}) {
         for (const Command& command : rows)
             commands.push_back(&command);
     }

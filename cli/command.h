@@ -64,6 +64,7 @@ std::span<const Command> status_commands();
 std::span<const Command> job_commands();
 std::span<const Command> snapshot_commands();
 std::span<const Command> wal_commands();
+std::span<const Command> schedule_commands();
 std::span<const Command> trash_commands();
 
 /// Every command, in the order of the help.

@@ -342,4 +342,20 @@ json run_mutation(Session& session, const Mutation& mutation, MutationOptions op
     return session.get(object_target(job));
 }
 
+nlohmann::json parse_parameters(const Arguments& arguments) {
+    nlohmann::json parameters = nlohmann::json::object();
+    const auto given = arguments.lists.find("--param");
+    if (given == arguments.lists.end()) return parameters;
+    for (const std::string& parameter : given->second) {
+        const auto equals = parameter.find('=');
+        if (equals == std::string::npos || equals == 0) {
+            throw usage_failure(fmt::format("\"{}\" is no parameter", one_line(parameter)),
+                                "a parameter has a name and a value",
+                                "write it like --param target=prod/dev");
+        }
+        parameters[parameter.substr(0, equals)] = parameter.substr(equals + 1);
+    }
+    return parameters;
+}
+
 }  // namespace bpg::cli

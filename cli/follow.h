@@ -8,6 +8,7 @@
 #include <string>
 #include <string_view>
 
+#include "cli/command.h"
 #include "cli/failure.h"
 #include "cli/session.h"
 
@@ -54,6 +55,9 @@ bool succeeded(const nlohmann::json& job);
 
 /// The line for one event, without line feed; empty for events that are no news to a person.
 std::string event_line(const nlohmann::json& event, bool colour);
+
+/// Those of --param k=v, by name.
+nlohmann::json parse_parameters(const Arguments& arguments);
 
 struct MutationOptions {
     bool prints_job = false;  ///< delete: the object is gone, the final job is printed

@@ -90,6 +90,10 @@ std::string wal_target(const BranchRef& ref) {
     return "/v1/wal/" + ref.database + "/" + ref.branch;
 }
 
+std::string schedule_target(std::string_view name) {
+    return "/v1/schedules/" + percent_encode(name);
+}
+
 std::optional<int> parse_whole_number(std::string_view text) {
     int value = 0;
     const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);

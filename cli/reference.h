@@ -22,6 +22,10 @@ BranchRef parse_branch_ref(std::string_view text);
 /// Throws (exit 2) Error `name_invalid` unless it is a valid name.
 std::string parse_database_name(std::string_view text);
 
+/// The --keep-<rule> flags, in the order in which they are shown.
+inline constexpr std::string_view kKeepRules[] = {"last",    "hourly", "daily", "weekly",
+                                                  "monthly", "yearly", "min"};
+
 /// Nothing unless all of the text is a whole number.
 std::optional<int> parse_whole_number(std::string_view text);
 
@@ -41,6 +45,8 @@ std::string snapshot_target(std::string_view id);
 std::string trash_target(std::string_view what);
 /// "/v1/wal/db/br"
 std::string wal_target(const BranchRef& ref);
+/// "/v1/schedules/name"
+std::string schedule_target(std::string_view name);
 /// "/v1/jobs/id"
 std::string job_target(std::string_view id);
 

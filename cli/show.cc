@@ -1,4 +1,5 @@
 #include "cli/show.h"
+#include "cli/reference.h"
 
 #include <fmt/format.h>
 
@@ -200,6 +201,38 @@ std::string snapshot_fields(const json& snapshot) {
     });
 }
 
+std::string retention_of(const json& schedule) {
+    std::string text;
+    for (const std::string_view rule : kKeepRules) {
+        const std::string count = scalar_of(member(schedule, "retention"), rule);
+        if (!count.empty()) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", count, rule);
+    }
+    return text;
+}
+
+std::string schedule_fields(const json& schedule) {
+    const bool is_paused = member(schedule, "paused") == true;
+    const std::string reason = text_of(schedule, "pause_reason");
+    return render_fields({
+        {"schedule", text_of(schedule, "name")},
+        {"fires", text_of(schedule, "description")},
+        {"cron", text_of(schedule, "cron")},
+        {"zone", text_of(schedule, "tz")},
+        {"operation", text_of(schedule, "op")},
+        {"target", text_of(schedule, "target")},
+        {"keeps", retention_of(schedule)},
+        {"days of WAL", scalar_of(schedule, "days")},
+        {"overlap", text_of(schedule, "overlap")},
+        {"catches up", text_of(schedule, "catch_up")},
+        {"paused", is_paused ? (reason.empty() ? "yes" : "yes: " + one_line(reason)) : ""},
+        {"last fire", time_and_age(schedule, "last_fire")},
+        {"last job", text_of(schedule, "last_job")},
+        {"next fire", time_and_age(schedule, "next_fire")},
+        {"missed", scalar_of(schedule, "missed")},
+        {"skipped", scalar_of(schedule, "overlap_skipped")},
+    });
+}
+
 /// What a dry run says, a sentence a line.
 std::string plan_text(const json& plan) {
     std::string text;
@@ -248,6 +281,16 @@ std::string spaced(std::initializer_list<std::string> parts) {
     return out;
 }
 
+/// "nightly in 5h, sync in 2d"
+std::string next_fires_of(const json& fires) {
+    std::string text;
+    for (const json& fire : fires) {
+        text += fmt::format("{}{} {}", text.empty() ? "" : ", ", text_of(fire, "name"),
+                            age_of(member(fire, "at"), now()));
+    }
+    return text;
+}
+
 std::string daemon_lines(const json& status) {
     const json& daemon = member(status, "daemon");
     const json& storage = member(status, "storage");
@@ -268,6 +311,7 @@ std::string daemon_lines(const json& status) {
                                                 dash(scalar_of(jobs, "running")),
                                                 dash(scalar_of(jobs, "failed_24h")))
                                   : ""},
+        {"next", next_fires_of(member(member(status, "schedules"), "next"))},
     });
 }
 
@@ -288,7 +332,10 @@ void show_object(const Session& session, const json& object) {
     if (!text_of(object, "operation").empty()) return print_out(job_fields(session, object));
     if (object.contains("pinned")) return print_out(snapshot_fields(object));
     const bool is_branch = !text_of(object, "ref").empty();
-    print_out(is_branch ? branch_fields(object) : database_fields(object));
+    const bool is_schedule = object.contains("cron");
+    print_out(is_schedule ? schedule_fields(object)
+              : is_branch ? branch_fields(object)
+                          : database_fields(object));
     session.warn_all(member(object, "warnings"));
 }
 
@@ -367,6 +414,44 @@ std::string wal_table(const Session& session, const json& items) {
                                    : to.empty() ? "now"
                                                 : to)});
         }
+    }
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string schedule_table(const Session& session, const json& items) {
+    Table table({{"SCHEDULE"},
+                 {"CRON"},
+                 {"ZONE"},
+                 {"OPERATION"},
+                 {"TARGET", Align::kLeft, true},
+                 {"LAST", Align::kRight},
+                 {"NEXT", Align::kRight}});
+    for (const json& item : items) {
+        const bool is_paused = member(item, "paused") == true;
+        table.add({text_of(item, "name"), text_of(item, "cron"), text_of(item, "tz"),
+                   text_of(item, "op"), dash(text_of(item, "target")),
+                   age_of(member(item, "last_fire"), now()),
+                   is_paused ? std::string("paused") : age_of(member(item, "next_fire"), now())});
+    }
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string fire_table(const Session& session, const json& items) {
+    Table table({{"AT"}, {"LOCAL"}, {"NOTE", Align::kLeft, true}});
+    for (const json& item : items)
+        table.add({text_of(item, "at"), text_of(item, "local"), dash(text_of(item, "note"))});
+    return table.render(session.terminal().width, session.terminal().out_colour);
+}
+
+std::string retention_table(const Session& session, const json& items) {
+    Table table({{"SNAPSHOT"}, {"OF"}, {"BY"}, {"KEPT BY", Align::kLeft, true}, {"UNTIL"}});
+    for (const json& item : items) {
+        std::string rules;
+        for (const json& keeper : member(item, "rules"))
+            rules += (rules.empty() ? "" : ", ") + text_of(keeper, "rule");
+        table.add({text_of(item, "snapshot"), text_of(item, "at"), text_of(item, "created_by"),
+                   rules.empty() ? std::string("nothing: it goes") : rules,
+                   dash(text_of(item, "until"))});
     }
     return table.render(session.terminal().width, session.terminal().out_colour);
 }

@@ -26,6 +26,10 @@ std::string branch_table(const Session& session, const nlohmann::json& items);
 std::string branch_tree(const Session& session, const nlohmann::json& items);
 std::string snapshot_table(const Session& session, const nlohmann::json& items);
 std::string wal_table(const Session& session, const nlohmann::json& items);
+std::string schedule_table(const Session& session, const nlohmann::json& items);
+/// When something fires next.
+std::string fire_table(const Session& session, const nlohmann::json& items);
+std::string retention_table(const Session& session, const nlohmann::json& items);
 std::string trash_table(const Session& session, const nlohmann::json& items);
 std::string job_table(const Session& session, const nlohmann::json& items);
 /// One row a branch over all databases, and a few lines about the daemon.

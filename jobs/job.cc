@@ -160,7 +160,8 @@ nlohmann::json to_record(const Job& job) {
         {"locks", std::move(locks)},
         {"last_seq", job.last_seq},
         {"mode", job.mode},
-        {"has_log", job.has_log}};
+        {"has_log", job.has_log},
+        {"fire", job.fire}};
     add_unknown(record, job.unknown);
     return record;
 }
@@ -204,6 +205,7 @@ Job from_record(const nlohmann::json& record) {
     job.last_seq = record.value("last_seq", std::uint64_t{0});
     job.mode = record.value("mode", "");
     job.has_log = record.value("has_log", false);
+    job.fire = record.value("fire", nlohmann::json());
     static const nlohmann::json kKnown = to_record(Job{});
     job.unknown = unknown_members(record, kKnown);
     return job;

@@ -102,7 +102,9 @@ struct Job {
     bool durable = true;         ///< not persisted: false between submission and its commit
     std::string mode;            ///< "safe", "fast", … for metrics; may be empty
     bool has_log = false;        ///< there is a log file of it, or was
-    nlohmann::json unknown;      ///< what a later version wrote into its record, kept as it is
+    /// Of a schedule's: {"schedule", "at" (nominal), "stands_for" (fires)}; else null.
+    nlohmann::json fire = nullptr;
+    nlohmann::json unknown;  ///< what a later version wrote into its record, kept as it is
 };
 
 /// The number of a row; nothing when the job's table has no such row.

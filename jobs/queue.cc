@@ -189,6 +189,8 @@ asio::awaitable<Job> Queue::submit(Submission submission, Batch reservation) {
     require_room();
     const RequestKey key = std::move(submission.key);
     auto job = std::make_unique<Job>(make_job(std::move(submission)));
+    if (!key.schedule.empty()) job->priority = Priority::kScheduled;
+    if (key.beside) key.beside(*job, reservation);
     job->number = next_number_++;
     // Only a durable job may run: an effect before its intent is on disk could never be undone.
     job->durable = false;

@@ -30,10 +30,14 @@ struct QueueLimits {
     std::size_t queued_max = 1000;  ///< open jobs; one more is kExhausted `queue_full`
 };
 
-/// Who asks, as far as repeating the request goes.
+/// Who asks.
 struct RequestKey {
-    std::string idempotency_key;  ///< the caller's, may be empty
-    std::string request_hash;     ///< of the request that carried the key
+    std::string idempotency_key = {};  ///< the caller's, may be empty
+    std::string request_hash = {};     ///< of the request that carried the key
+    std::string schedule = {};         ///< whose fire it is: the job goes to the scheduled lane
+    /// Called with a new job right before its commit, to write more in that: of a schedule, that it
+    /// has fired. It must not throw. An open job that is attached to is not told.
+    std::function<void(Job& job, Batch& batch)> beside = {};
 };
 
 struct Submission {

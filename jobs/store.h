@@ -50,6 +50,7 @@ inline constexpr std::string_view kPause = "pa";        ///< + resource that is 
 inline constexpr std::string_view kDatabase = "db";     ///< + database id
 inline constexpr std::string_view kBranch = "br";       ///< + branch id
 inline constexpr std::string_view kSnapshot = "sn";     ///< + snapshot id
+inline constexpr std::string_view kSchedule = "sc";     ///< + its name
 }  // namespace kinds
 
 /// Eight bytes that sort as the number does.

@@ -32,6 +32,7 @@
 #include "orchestrator/operations/operations.h"
 #include "orchestrator/operations/requests.h"
 #include "orchestrator/operations/shared_snapshots.h"
+#include "orchestrator/operations/submit.h"
 #include "orchestrator/ports.h"
 #include "orchestrator/postgres/local_data_directories.h"
 #include "orchestrator/postgres/pqxx_postgres.h"
@@ -40,6 +41,7 @@
 #include "orchestrator/supervisor.h"
 #include "orchestrator/wal/local_archives.h"
 #include "orchestrator/wal_watch.h"
+#include "scheduler/scheduler.h"
 
 namespace bpg {
 namespace {
@@ -74,6 +76,7 @@ operations::Settings operation_settings(const config::Config& config) {
     settings.wal_helper = config.helper_dir() / kWalHelper;
     settings.stop_timeout = config.runtime.stop_timeout;
     settings.trash_keep = config.trash.keep;
+    settings.retention_max_fraction = config.retention.max_fraction;
     return settings;
 }
 
@@ -132,6 +135,7 @@ class Daemon {
     wal::LocalArchives archives_;
     catalog::Catalog catalog_;
     operations::SharedSnapshots shared_snapshots_{catalog_};
+    scheduler::Schedules schedules_;
     operations::Services services_;
     jobs::OperationRegistry registry_;
     jobs::CrashPoints crash_;
@@ -146,6 +150,7 @@ class Daemon {
     jobs::Engine engine_;
     jobs::Runner runner_;
     operations::Requests requests_;
+    scheduler::Scheduler scheduler_;
     Supervisor supervisor_;
     Housekeeper housekeeper_;
     wal::LocalArchives watched_archives_;
@@ -172,17 +177,12 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
       measured_storage_(open_storage(config_, place_, background_pool_)),
       runtime_(open_runtime(config_, pool_, loop_.get_executor())),
       archives_(config_.paths.wal_archive, pool_),
-      services_{catalog_,
-                shared_snapshots_,
-                *storage_,
-                *runtime_,
-                postgres_,
-                data_directories_,
-                archives_,
-                secrets_,
-                pool_,
-                clock_,
-                operation_settings(config_)},
+      services_{catalog_,   shared_snapshots_,
+                *storage_,  *runtime_,
+                postgres_,  data_directories_,
+                archives_,  secrets_,
+                schedules_, pool_,
+                clock_,     operation_settings(config_)},
       store_(config_.store_dir(), loop_.get_executor(), metrics_),
       job_logs_(config_.job_logs_dir(), config_.jobs.log_max),
       history_(
@@ -205,6 +205,12 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
           {config_.network.ports.first, config_.network.ports.last,
            [listen = config_.network.listen](int port) { return port_is_free(port, listen); }},
           default_engine(config_)),
+      scheduler_(
+          loop_.get_executor(), schedules_, queue_, store_,
+          [this](std::string operation, operations::Parameters parameters, jobs::RequestKey key) {
+              return operations::submit(requests_, std::move(operation), std::move(parameters),
+                                        std::move(key));
+          }),
       supervisor_(loop_.get_executor(), services_, queue_, requests_, store_),
       housekeeper_(services_, queue_, requests_, store_, config_.storage.reserve,
                    [this] { return space_; }),
@@ -244,6 +250,7 @@ http::ApiServices Daemon::api_services() {
             job_logs_,
             requests_,
             services_,
+            scheduler_,
             clock_,
             [this] { return ready_; },
             [this] { return runtime_json(); },
@@ -325,6 +332,7 @@ asio::awaitable<void> Daemon::get_ready() {
     catalog_.load(store_);
     queue_.load();
     pauses_.load();
+    schedules_.load(store_);
     co_await look_at_surroundings();
     if (store_.cut()) {
         co_await require_nothing_lost(catalog_, *storage_, *store_.cut());
@@ -346,6 +354,7 @@ void Daemon::begin_work() {
     spawn(supervisor_.run(), "supervisor");
     spawn(housekeeper_.run(), "housekeeper");
     spawn(wal_watch_.run(), "wal");
+    spawn(scheduler_.run(), "scheduler");
     spawn(measure_forever(), "measuring");
     spawn(watch_lag(), "lag");
     spawn(prune_history(), "history");

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "scheduler/absl_time.h"
-#include "scheduler/stable_hash.h"
 
 namespace bpg::scheduler {
 namespace {
@@ -106,7 +105,6 @@ class Planner {
             if (!verdict.is_kept()) plan_.remove.push_back(verdict.id);
         }
         decide_refusal();
-        plan_.hash = hash();
         return std::move(plan_);
     }
 
@@ -182,32 +180,24 @@ class Planner {
         }
     }
 
-    /// The newest good one that is not later than the window begins, one that stays before one that
-    /// may go with a branch; else the oldest.
-    std::optional<std::size_t> base_of_window(WallTime begin) const {
-        std::optional<std::size_t> durable;
-        std::optional<std::size_t> passing;
-        std::optional<std::size_t> oldest;
+    std::optional<std::size_t> base_of_window() const {
         for (std::size_t i = 0; i < facts_.size(); ++i) {
-            if (!facts_[i].is_good) continue;
-            if (!oldest) oldest = i;
-            if (facts_[i].at <= begin) (facts_[i].is_durable ? durable : passing) = i;
+            if (facts_[i].id == input_.window_base) return i;
         }
-        if (durable) return durable;
-        return passing ? passing : oldest;
+        return std::nullopt;
     }
 
     void apply_window() {
         if (!input_.window_days) return;
         const auto length = std::chrono::days(*input_.window_days);
-        const auto base = base_of_window(input_.now - length);
+        const auto base = base_of_window();
         if (!base) return;
         plan_.wal.base_snapshot = facts_[*base].id;
         plan_.wal.is_whole_window = facts_[*base].at <= input_.now - length;
         // It is needed until the next one is old enough to take its place.
         const auto next =
             std::find_if(facts_.begin() + static_cast<std::ptrdiff_t>(*base) + 1, facts_.end(),
-                         [](const auto& facts) { return facts.is_good && facts.is_durable; });
+                         [](const auto& facts) { return facts.is_good; });
         std::optional<WallTime> until = input_.next_snapshot;
         if (next != facts_.end()) until = next->at;
         if (until) *until += length;
@@ -263,16 +253,6 @@ class Planner {
             "look at bpg retention plan; if it is meant: bpg schedule run --force"};
     }
 
-    std::string hash() const {
-        StableHash hash;
-        for (const std::string& id : plan_.remove)
-            hash.add(id);
-        hash.add("wal");
-        hash.add(plan_.wal.base_snapshot);
-        hash.add(plan_.wal.from_snapshot);
-        return fmt::format("{:016x}", hash.value());
-    }
-
     const RetentionInput& input_;
     std::vector<SnapshotFacts> facts_;
     std::vector<std::size_t> counted_;  ///< own and good, newest first
@@ -316,12 +296,8 @@ std::string_view to_string(KeepRule rule) {
 }
 
 void check_keep_rules(const KeepRules& rules) {
-    const std::pair<std::string_view, int> counts[] = {
-        {"last", rules.last},     {"hourly", rules.hourly},   {"daily", rules.daily},
-        {"weekly", rules.weekly}, {"monthly", rules.monthly}, {"yearly", rules.yearly},
-        {"min", rules.min},
-    };
-    for (const auto& [name, count] : counts) {
+    for (const auto& [name, member] : kKeepRules) {
+        const int count = rules.*member;
         if (count >= 0 && count <= kCountMax) continue;
         throw Error(ErrorKind::kInvalid, "keep_invalid",
                     fmt::format("{} is no number of snapshots for --keep-{}", count, name),
@@ -346,14 +322,6 @@ std::optional<WallTime> Verdict::kept_until() const {
 
 RetentionPlan plan_retention(const RetentionInput& input) {
     return Planner(input).make();
-}
-
-void check_same_plan(const std::string& agreed_hash, const RetentionPlan& now) {
-    if (agreed_hash == now.hash) return;
-    throw Error(ErrorKind::kConflict, "retention_plan_changed",
-                "the plan has changed since it was agreed to",
-                fmt::format("it was {}, and is {} now", agreed_hash, now.hash),
-                "look at bpg retention plan again");
 }
 
 }  // namespace bpg::scheduler

@@ -1,6 +1,6 @@
 // What a prune removes and what it keeps, and from where on WAL is kept: one pure plan over the
 // snapshots of one branch, so that both follow from the same facts. Nothing is read or removed
-// here; `bpg retention plan` shows a plan and the job executes one, told apart by its hash.
+// here; `bpg retention plan` shows a plan and the job executes one.
 //
 // A prune removes only snapshots that its own schedule made, and of those never one that is pinned,
 // that a branch hangs on, the newest good one, or one that the recovery window needs. Of the rest
@@ -26,6 +26,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "orchestrator/base/clock.h"
@@ -55,6 +57,14 @@ struct KeepRules {
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(KeepRules, last, hourly, daily, weekly, monthly,
                                                 yearly, min)
 
+/// By the names that users see: --keep-<name>.
+inline constexpr std::pair<std::string_view, int KeepRules::*> kKeepRules[] = {
+    {"last", &KeepRules::last},       {"hourly", &KeepRules::hourly},
+    {"daily", &KeepRules::daily},     {"weekly", &KeepRules::weekly},
+    {"monthly", &KeepRules::monthly}, {"yearly", &KeepRules::yearly},
+    {"min", &KeepRules::min},
+};
+
 /// Throws kInvalid `keep_invalid` for a count below 0 or above 100000.
 void check_keep_rules(const KeepRules& rules);
 
@@ -66,7 +76,6 @@ struct SnapshotFacts {
     bool is_pinned = false;     ///< never removed
     bool pins_wal = false;      ///< pinned with its WAL
     bool has_branches = false;  ///< a branch hangs on it
-    bool is_durable = true;     ///< stays until somebody deletes it (not the origin of a branch)
     /// The last time that WAL leads to from it; nothing: up to now. Where WAL has a gap, the window
     /// needs a snapshot behind the gap too.
     std::optional<WallTime> reaches;
@@ -76,6 +85,8 @@ struct RetentionInput {
     std::vector<SnapshotFacts> snapshots;  ///< of one branch; in any order
     KeepRules keep;
     std::optional<int> window_days;  ///< every time of the last N days stays restorable
+    /// The snapshot whose WAL that takes: who looks after the WAL says which. Empty: none.
+    std::string window_base;
     absl::TimeZone zone;
     WallTime now{};
     std::optional<WallTime> next_snapshot;  ///< when the schedule makes its next one, if known
@@ -143,13 +154,8 @@ struct RetentionPlan {
     std::string note;  ///< "no --keep rule is given: all are kept", or empty
     /// It must not be executed: `retention_clock_suspect`, `retention_too_many`.
     std::optional<ErrorInfo> refusal;
-    /// The same for the same removals and the same WAL, whenever and wherever it was planned.
-    std::string hash;
 };
 
 RetentionPlan plan_retention(const RetentionInput& input);
-
-/// Throws kConflict `retention_plan_changed` when `now` is not the plan that was agreed to.
-void check_same_plan(const std::string& agreed_hash, const RetentionPlan& now);
 
 }  // namespace bpg::scheduler

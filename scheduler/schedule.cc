@@ -1,7 +1,12 @@
 #include "scheduler/schedule.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/base/id.h"
 
 template <>
 struct nlohmann::adl_serializer<std::chrono::milliseconds> {
@@ -16,16 +21,23 @@ struct nlohmann::adl_serializer<std::chrono::milliseconds> {
 namespace bpg::scheduler {
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Schedule, name, cron, tz, op, target, parameters,
-                                                retention, overlap, catch_up, paused, pause_reason,
-                                                created_at, handled_until, last_fire, next_fire,
-                                                last_job, missed, overlap_skipped)
+                                                retention, days, overlap, catch_up, paused,
+                                                pause_reason, created_at, handled_until, last_fire,
+                                                next_fire, last_job, queued_fire, queued_for,
+                                                prune_due, prune_is_forced, missed, overlap_skipped,
+                                                refusal)
 
 namespace {
 
 constexpr std::chrono::minutes kBackMax = kClockTolerance;
 constexpr std::chrono::hours kForwardMax{3};
+constexpr int kDaysMax = 36'500;
+constexpr std::chrono::hours kCatchUpMax{366 * 24};
+constexpr std::string_view kSnapshot = "snapshot";
+constexpr std::string_view kWalCleanup = "wal-cleanup";
+constexpr std::string_view kPrune = "prune";
 constexpr std::array<std::string_view, 6> kDeletingOperations{
-    "prune", "wal-cleanup", "snapshot-delete", "branch-delete", "db-delete", "trash-purge"};
+    kPrune, kWalCleanup, "snapshot-delete", "branch-delete", "db-delete", "trash-purge"};
 
 }  // namespace
 
@@ -69,7 +81,61 @@ Decision decide(const Schedule& schedule, const CronExpression& expression,
 bool deletes(const Schedule& schedule) {
     const bool is_deletion = std::find(kDeletingOperations.begin(), kDeletingOperations.end(),
                                        schedule.op) != kDeletingOperations.end();
-    return is_deletion || (schedule.op == "snapshot" && schedule.retention.let_go());
+    return is_deletion || prunes(schedule);
+}
+
+bool prunes(const Schedule& schedule) {
+    return schedule.op == kSnapshot && (schedule.retention.let_go() || schedule.days);
+}
+
+std::map<std::string, std::string> job_parameters(const Schedule& schedule) {
+    auto parameters = schedule.parameters;
+    if (!schedule.target.empty()) parameters["target"] = schedule.target;
+    if (schedule.days && schedule.op == kWalCleanup) {
+        parameters["days"] = std::to_string(*schedule.days);
+    }
+    return parameters;
+}
+
+namespace {
+
+void check_days(const Schedule& schedule) {
+    const std::string& op = schedule.op;
+    const bool takes_days = op == kSnapshot || op == kWalCleanup || op == kPrune;
+    if (schedule.days && !takes_days) {
+        throw Error(ErrorKind::kInvalid, "days_invalid", op + " takes no --days",
+                    "days are of WAL: of snapshot, wal-cleanup and prune", "leave out --days");
+    }
+    if (op == kWalCleanup && !schedule.days) {
+        throw Error(ErrorKind::kInvalid, "days_invalid", "wal-cleanup needs --days",
+                    "it says for how long every point in time stays restorable",
+                    "for example --days 7");
+    }
+    if (schedule.days && (*schedule.days < 0 || *schedule.days > kDaysMax)) {
+        throw Error(ErrorKind::kInvalid, "days_invalid",
+                    fmt::format("{} is no number of days", *schedule.days),
+                    fmt::format("it is 0 to {}", kDaysMax), "for example --days 7");
+    }
+}
+
+}  // namespace
+
+void check_schedule(const Schedule& schedule) {
+    check_name("schedule", schedule.name);
+    check_keep_rules(schedule.retention);
+    if (schedule.op != kSnapshot && schedule.retention != KeepRules{}) {
+        throw Error(ErrorKind::kInvalid, "keep_invalid", schedule.op + " takes no --keep rules",
+                    "a schedule removes only snapshots that it made itself",
+                    "give them with --op snapshot");
+    }
+    check_days(schedule);
+    if (schedule.catch_up < std::chrono::milliseconds(0) || schedule.catch_up > kCatchUpMax) {
+        throw Error(ErrorKind::kInvalid, "catch_up_invalid",
+                    "\"" + format_duration(schedule.catch_up) + "\" is too long to catch up",
+                    "it is 0s to 366d", "for example --catch-up 24h");
+    }
+    load_zone(schedule.tz);
+    CronExpression::parse(schedule.cron, schedule.name, schedule.created_at);
 }
 
 ClockJump clock_jump(const ClockReading& before, const ClockReading& after) {

@@ -9,6 +9,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -37,14 +38,28 @@ inline constexpr std::chrono::minutes kOnTime{1};
 /// More fires than these are not counted one by one.
 inline constexpr std::uint64_t kFiresCountedMax = 10'000;
 
+/// Why a fire became no job.
+struct FireRefusal {
+    std::string code;
+    std::string message;
+    std::string detail;
+    WallTime at{};
+
+    bool operator==(const FireRefusal&) const = default;
+};
+NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(FireRefusal, code, message, detail, at)
+
 struct Schedule {
     std::string name;
     std::string cron;
     std::string tz = "UTC";
     std::string op;  ///< as in `bpg job submit`
     std::string target;
-    nlohmann::json parameters = nlohmann::json::object();  ///< of the operation: {"days": 7}
-    KeepRules retention;
+    std::map<std::string, std::string> parameters;  ///< of the operation, but for the target
+    KeepRules retention;                            ///< of the snapshots that this schedule makes
+    /// Of a snapshot, wal-cleanup or prune: every time of the last N days stays restorable, and
+    /// WAL that none of them needs goes.
+    std::optional<int> days;
     Overlap overlap = Overlap::kSkip;
     std::chrono::milliseconds catch_up = kCatchUpDefault;
     bool paused = false;
@@ -54,9 +69,15 @@ struct Schedule {
     std::optional<WallTime> last_fire;  ///< nominal, of the last one that became a job
     std::optional<WallTime> next_fire;
     std::string last_job;
+    std::optional<WallTime> queued_fire;  ///< nominal; it waits for the job of the one before
+    std::uint64_t queued_for = 0;         ///< fires that it stands for
+    bool prune_due = false;               ///< once last_job has succeeded
+    bool prune_is_forced = false;
     std::uint64_t missed = 0;  ///< fires since it was made that ran neither on time nor late
     std::uint64_t overlap_skipped = 0;  ///< fires since it was made
-    nlohmann::json unknown;             ///< what a later version wrote into its record, as it is
+    /// Of the last fire or prune that could not become a job; gone with the next that can.
+    std::optional<FireRefusal> refusal;
+    nlohmann::json unknown;  ///< what a later version wrote into its record, as it is
 };
 
 /// The stored record; what a later version wrote into it stays.
@@ -79,8 +100,17 @@ struct Decision {
 Decision decide(const Schedule& schedule, const CronExpression& expression,
                 const absl::TimeZone& zone, WallTime now);
 
-/// A prune, a cleanup, a delete, a snapshot with --keep rules: a wrong clock must not run these.
+/// A prune, a cleanup, a delete, a snapshot that is followed by a prune: a wrong clock must not run
+/// these.
 bool deletes(const Schedule& schedule);
+/// After each of its snapshots those go that its rules let go, and WAL with them.
+bool prunes(const Schedule& schedule);
+/// The parameters of its operation, as in `bpg job submit`.
+std::map<std::string, std::string> job_parameters(const Schedule& schedule);
+
+/// Throws kInvalid: `name_invalid`, `keep_invalid`, `days_invalid`, `catch_up_invalid`,
+/// `timezone_unknown`, `cron_invalid`, `cron_never_fires`.
+void check_schedule(const Schedule& schedule);
 
 /// Two clocks read together.
 struct ClockReading {

@@ -313,6 +313,25 @@ std::string with_reason(const json& part) {
     return text_of(part, "driver") + (why.empty() ? "" : " (" + why + ")");
 }
 
+/// Of this machine; UTC where it does not say.
+std::string zone_of_machine() {
+    constexpr std::string_view kZones = "/zoneinfo/";
+    std::error_code unknown;
+    const std::string place = fs::read_symlink("/etc/localtime", unknown).native();
+    const auto found = place.find(kZones);
+    return found == std::string::npos ? "UTC" : place.substr(found + kZones.size());
+}
+
+/// Most people's retention, ready to be taken.
+void offer_schedule(const Session& session) {
+    session.note("nightly snapshots, and every time of the last week restorable, for a database:");
+    session.note(
+        fmt::format("  bpg schedule create prod-nightly --cron '30 2 * * *' --tz {} --op "
+                    "snapshot --target prod/main --keep-daily 7 --keep-weekly 4 "
+                    "--keep-monthly 6 --days 7",
+                    one_line(zone_of_machine())));
+}
+
 int report(const Session& session, json answer, const fs::path& config, const Client& client,
            std::string_view daemon) {
     answer.erase("config_updates");
@@ -332,6 +351,7 @@ int report(const Session& session, json answer, const fs::path& config, const Cl
                                  {"PostgreSQL", scalar_of(runtime, "version")},
                                  {"socket", client.socket().string()},
                                  {"bpgd", std::string(daemon)}}));
+        offer_schedule(session);
     }
     return 0;
 }

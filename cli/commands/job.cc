@@ -116,20 +116,8 @@ int retry(Session& session, const Arguments& arguments) {
 }
 
 int submit_any(Session& session, const Arguments& arguments) {
-    nlohmann::json params = nlohmann::json::object();
-    const auto given = arguments.lists.find("--param");
-    if (given != arguments.lists.end()) {
-        for (const std::string& param : given->second) {
-            const auto equals = param.find('=');
-            if (equals == std::string::npos || equals == 0) {
-                throw usage_failure(fmt::format("\"{}\" is no parameter", one_line(param)),
-                                    "a parameter has a name and a value",
-                                    "write it like --param target=prod/dev");
-            }
-            params[param.substr(0, equals)] = param.substr(equals + 1);
-        }
-    }
-    const nlohmann::json body{{"operation", arguments.at("OPERATION")}, {"params", params}};
+    const nlohmann::json body{{"operation", arguments.at("OPERATION")},
+                              {"params", parse_parameters(arguments)}};
     show_object(session, run_mutation(session, {"POST", "/v1/jobs", body}, {.prints_job = true}));
     return 0;
 }

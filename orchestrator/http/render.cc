@@ -212,6 +212,7 @@ json job_json(const jobs::Job& job, const JobView& view) {
             {"state", std::string(to_string(job.state))},
             {"attempt", job.attempt},
             {"priority", std::string(to_string(job.priority))},
+            {"fire", job.fire},
             {"created_at", format_time(job.created_at)},
             {"started_at", time_json(job.started_at)},
             {"finished_at", time_json(job.finished_at)},
@@ -224,6 +225,67 @@ json job_json(const jobs::Job& job, const JobView& view) {
             {"result", job.result},
             {"warnings", job.warnings},
             {"error", error_json(job)}};
+}
+
+namespace {
+
+json retention_of(const scheduler::Schedule& schedule) {
+    json rules = json::object();
+    for (const auto& [name, member] : scheduler::kKeepRules) {
+        const int count = schedule.retention.*member;
+        if (count > 0) rules[std::string(name)] = count;
+    }
+    return rules;
+}
+
+json refusal_of(const scheduler::Schedule& schedule) {
+    if (!schedule.refusal) return nullptr;
+    return {{"code", schedule.refusal->code},
+            {"message", schedule.refusal->message},
+            {"detail", schedule.refusal->detail},
+            {"at", format_time(schedule.refusal->at)}};
+}
+
+std::vector<std::string> warnings_of(const scheduler::Schedules::Entry& entry, WallTime now) {
+    const scheduler::Schedule& schedule = entry.schedule;
+    std::vector<std::string> warnings;
+    if (entry.expression) warnings = entry.expression->warnings(entry.zone, now);
+    if (!entry.broken.empty()) warnings.push_back("it cannot fire: " + entry.broken);
+    if (schedule.op == "snapshot" && !schedule.retention.let_go()) {
+        warnings.emplace_back("no --keep rule is given: all its snapshots are kept");
+    }
+    if (schedule.refusal) {
+        warnings.push_back("its last fire became no job: " + schedule.refusal->message);
+    }
+    return warnings;
+}
+
+}  // namespace
+
+json schedule_json(const scheduler::Schedules::Entry& entry, WallTime now) {
+    const scheduler::Schedule& schedule = entry.schedule;
+    const bool skips = schedule.overlap == scheduler::Overlap::kSkip;
+    return {{"name", schedule.name},
+            {"cron", schedule.cron},
+            {"tz", schedule.tz},
+            {"description", entry.expression ? entry.expression->describe() : ""},
+            {"op", schedule.op},
+            {"target", schedule.target},
+            {"parameters", schedule.parameters},
+            {"retention", retention_of(schedule)},
+            {"days", schedule.days ? json(*schedule.days) : json(nullptr)},
+            {"overlap", skips ? "skip" : "queue"},
+            {"catch_up", format_duration(schedule.catch_up)},
+            {"paused", schedule.paused},
+            {"pause_reason", schedule.paused ? json(schedule.pause_reason) : json(nullptr)},
+            {"created_at", format_time(schedule.created_at)},
+            {"last_fire", time_json(schedule.last_fire)},
+            {"next_fire", time_json(schedule.next_fire)},
+            {"last_job", text_or_null(schedule.last_job)},
+            {"missed", schedule.missed},
+            {"overlap_skipped", schedule.overlap_skipped},
+            {"refusal", refusal_of(schedule)},
+            {"warnings", warnings_of(entry, now)}};
 }
 
 }  // namespace bpg::http

@@ -10,6 +10,7 @@
 
 #include "jobs/job.h"
 #include "orchestrator/catalog/catalog.h"
+#include "scheduler/schedules.h"
 
 namespace bpg::http {
 
@@ -27,6 +28,8 @@ struct JobView {
     const std::filesystem::path& log_dir;
     std::optional<std::chrono::milliseconds> left;  ///< how long it may still take
 };
+/// `now`: what its warnings are about.
+nlohmann::json schedule_json(const scheduler::Schedules::Entry& entry, WallTime now);
 nlohmann::json job_json(const jobs::Job& job, const JobView& view);
 
 }  // namespace bpg::http

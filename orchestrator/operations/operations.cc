@@ -10,6 +10,7 @@
 #include "orchestrator/operations/db_delete.h"
 #include "orchestrator/operations/instance_control.h"
 #include "orchestrator/operations/password_rotate.h"
+#include "orchestrator/operations/prune.h"
 #include "orchestrator/operations/snapshot_delete.h"
 #include "orchestrator/operations/snapshot_take.h"
 #include "orchestrator/operations/trash_purge.h"
@@ -39,6 +40,7 @@ void add_all(jobs::OperationRegistry& registry, Services* services) {
     add<SnapshotTake>(registry, services);
     add<SnapshotDelete>(registry, services);
     add<WalCleanup>(registry, services);
+    add<Prune>(registry, services);
     add<PasswordRotate>(registry, services);
     add<Start>(registry, services);
     add<Stop>(registry, services);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "orchestrator/base/error.h"
+#include "orchestrator/operations/wal_holding.h"
 
 namespace bpg::operations {
 
@@ -26,6 +27,34 @@ jobs::Lock archive_lock(const catalog::Branch& incarnation, const std::string& r
             .above = {"pool", "database/" + incarnation.database_id},
             .mode = mode,
             .shown_as = "the WAL of " + ref};
+}
+
+jobs::Lock snapshot_lock(const std::string& snapshot_id) {
+    return {.resource = "snapshot/" + snapshot_id,
+            .above = {"pool"},
+            .mode = jobs::LockMode::kExclusive,
+            .shown_as = "snapshot " + snapshot_id};
+}
+
+WalCleanup::State cleanup_state(const catalog::Catalog& catalog, const catalog::Branch& branch,
+                                int days) {
+    WalCleanup::State state;
+    state.branch_id = branch.id;
+    state.ref = catalog.ref_of(branch);
+    state.days = days;
+    for (const catalog::Branch* incarnation : incarnations_of(catalog, branch))
+        state.incarnations.push_back(incarnation->id);
+    return state;
+}
+
+void add_cleanup_locks(std::vector<jobs::Lock>& locks, const catalog::Catalog& catalog,
+                       const WalCleanup::State& cleanup) {
+    for (const std::string& id : cleanup.incarnations) {
+        const catalog::Branch* incarnation = catalog.branch_by_id(id);
+        if (incarnation == nullptr) continue;
+        locks.push_back(
+            archive_lock(*incarnation, catalog.ref_of(*incarnation), jobs::LockMode::kExclusive));
+    }
 }
 
 void add_last_lock(std::vector<jobs::Lock>& locks, const catalog::Branch& branch,

@@ -7,6 +7,7 @@
 #include "orchestrator/operations/branch_create.h"
 #include "orchestrator/operations/requests.h"
 #include "orchestrator/operations/services.h"
+#include "orchestrator/operations/wal_cleanup.h"
 
 namespace bpg::operations {
 
@@ -17,6 +18,14 @@ jobs::Lock whole(const catalog::Branch& branch, const std::string& ref);
 /// Of the archive of an incarnation.
 jobs::Lock archive_lock(const catalog::Branch& incarnation, const std::string& ref,
                         jobs::LockMode mode);
+
+jobs::Lock snapshot_lock(const std::string& snapshot_id);
+
+/// A cleanup of all that is held of a branch's WAL, and its locks.
+WalCleanup::State cleanup_state(const catalog::Catalog& catalog, const catalog::Branch& branch,
+                                int days);
+void add_cleanup_locks(std::vector<jobs::Lock>& locks, const catalog::Catalog& catalog,
+                       const WalCleanup::State& cleanup);
 
 /// The row of every operation that destroys in which the archives go: whoever recovers from one is
 /// waited for.

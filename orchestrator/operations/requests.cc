@@ -11,6 +11,7 @@
 #include "orchestrator/operations/db_delete.h"
 #include "orchestrator/operations/instance_control.h"
 #include "orchestrator/operations/pool_space.h"
+#include "orchestrator/operations/prune.h"
 #include "orchestrator/operations/request_parts.h"
 #include "orchestrator/operations/rules.h"
 #include "orchestrator/operations/snapshot_delete.h"
@@ -28,7 +29,7 @@ using catalog::Database;
 bool frees_space(std::string_view operation) {
     return operation == BranchDelete::kName || operation == DbDelete::kName ||
            operation == TrashPurge::kName || operation == SnapshotDelete::kName ||
-           operation == WalCleanup::kName;
+           operation == WalCleanup::kName || operation == Prune::kName;
 }
 
 }  // namespace

@@ -47,6 +47,13 @@ struct BranchDeleteRequest {
     bool purge = false;  ///< past the trash
 };
 
+struct PruneRequest {
+    std::string ref;
+    std::string schedule;  ///< of what this one made only; "": every schedule of the branch
+    bool force = false;    ///< also when more than retention.max_fraction would go
+    std::string plan;      ///< hash of the plan that was agreed to; "": whatever it is now
+};
+
 /// Members that are nothing stay as they are.
 struct BranchChanges {
     std::optional<bool> is_protected;
@@ -94,12 +101,16 @@ class Requests {
     asio::awaitable<jobs::Job> snapshot_delete(std::string id, bool force, RequestKey key);
     /// Removes WAL that no time of the last `days` days needs.
     asio::awaitable<jobs::Job> wal_cleanup(std::string ref, int days, RequestKey key);
+    /// Removes what the schedules of a branch let go of its snapshots, and of its WAL.
+    asio::awaitable<jobs::Job> prune(PruneRequest request, RequestKey key);
     asio::awaitable<jobs::Job> password_rotate(std::string ref, RequestKey key);
 
     // What would be done, as {"plan": operation, …, "summary": [sentences]}; refused as the job
     // would be.
     asio::awaitable<nlohmann::json> plan_branch_restore(BranchCreateRequest request);
     asio::awaitable<nlohmann::json> plan_wal_cleanup(std::string ref, int days);
+    /// What a prune would remove at that time, and why the rest stays; without a time, now.
+    asio::awaitable<nlohmann::json> plan_retention(std::string ref, std::optional<WallTime> at);
     nlohmann::json plan_branch_delete(const BranchDeleteRequest& request) const;
     nlohmann::json plan_branch_sync(const std::string& ref, bool fast) const;
     nlohmann::json plan_branch_promote(const std::string& ref, const std::string& old_name) const;

@@ -20,6 +20,7 @@
 #include "orchestrator/operations/trash_purge.h"
 #include "orchestrator/operations/undo_delete.h"
 #include "orchestrator/postgres/settings.h"
+#include "scheduler/schedules.h"
 
 namespace bpg::operations {
 namespace {
@@ -525,6 +526,7 @@ asio::awaitable<void> Requests::branch_rename(std::string ref, std::string name,
     branch.name = name;
     jobs::Batch batch;
     services_.catalog.put(branch, batch);
+    services_.schedules.retarget(ref, services_.catalog.ref_of(branch), batch);
     json answer{{"branch", branch.id}};
     co_await queue_.change(std::move(key), std::move(answer), std::move(batch));
 }
@@ -539,6 +541,7 @@ asio::awaitable<void> Requests::db_rename(std::string name, std::string new_name
     database.name = new_name;
     jobs::Batch batch;
     services_.catalog.put(database, batch);
+    services_.schedules.retarget(name, new_name, batch);
     json answer{{"database", database.id}};
     co_await queue_.change(std::move(key), std::move(answer), std::move(batch));
 }
@@ -674,10 +677,7 @@ asio::awaitable<jobs::Job> Requests::snapshot_delete(std::string id, bool force,
     SnapshotDelete::State state{snapshot.id, snapshot.volume};
     jobs::Submission job =
         submission(SnapshotDelete::kName, snapshot.id, params, state, std::move(key));
-    job.locks = {{.resource = "snapshot/" + snapshot.id,
-                  .above = {"pool"},
-                  .mode = jobs::LockMode::kExclusive,
-                  .shown_as = "snapshot " + snapshot.id}};
+    job.locks = {snapshot_lock(snapshot.id)};
     co_return co_await queue_.submit(std::move(job), jobs::Batch{});
 }
 

@@ -167,17 +167,9 @@ asio::awaitable<jobs::Job> Requests::wal_cleanup(std::string ref, int days, Requ
     const auto open = co_await attach(std::string(WalCleanup::kName), ref, params);
     if (open) co_return *open;
     const Branch& branch = services_.catalog.branch(ref);
-    WalCleanup::State state;
-    state.branch_id = branch.id;
-    state.ref = ref;
-    state.days = days;
-    jobs::Submission job = submission(WalCleanup::kName, ref, params, nullptr, std::move(key));
-    for (const Branch* incarnation : incarnations_of(services_.catalog, branch)) {
-        state.incarnations.push_back(incarnation->id);
-        job.locks.push_back(archive_lock(*incarnation, services_.catalog.ref_of(*incarnation),
-                                         jobs::LockMode::kExclusive));
-    }
-    job.data = state;
+    const WalCleanup::State state = cleanup_state(services_.catalog, branch, days);
+    jobs::Submission job = submission(WalCleanup::kName, ref, params, state, std::move(key));
+    add_cleanup_locks(job.locks, services_.catalog, state);
     co_return co_await queue_.submit(std::move(job), jobs::Batch{});
 }
 

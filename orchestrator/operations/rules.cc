@@ -26,6 +26,7 @@ constexpr Rule kRules[] = {
     {"snapshot", "shared, the branch", Again::kNever},
     {"snapshot-delete", "the snapshot", Again::kAttach},
     {"wal-cleanup", "its WAL archives", Again::kCoalesce},
+    {"prune", "shared, the branch; the snapshots that go, and its WAL archives", Again::kCoalesce},
     {"password-rotate", "the branch", Again::kAttach},
     {"start", "the branch", Again::kAttach},
     {"stop", "the branch", Again::kAttach},

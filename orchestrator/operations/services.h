@@ -17,6 +17,10 @@
 #include "orchestrator/storage/storage.h"
 #include "orchestrator/wal/archives.h"
 
+namespace bpg::scheduler {
+class Schedules;
+}
+
 namespace bpg::operations {
 
 class SharedSnapshots;
@@ -33,6 +37,7 @@ struct Settings {
     std::chrono::milliseconds trash_keep{std::chrono::hours(24)};
     /// How long recovery of a clone may take before the job fails; progress is not watched yet.
     std::chrono::milliseconds ready_timeout{600'000};
+    double retention_max_fraction = 0.5;  ///< of a schedule's snapshots that one prune may remove
 };
 
 struct Services {
@@ -44,6 +49,7 @@ struct Services {
     postgres::DataDirectories& data_directories;
     wal::Archives& archives;
     const SecretStore& secrets;
+    scheduler::Schedules& schedules;
     BlockingPool& pool;
     const Clock& clock;
     Settings settings;

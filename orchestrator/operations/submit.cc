@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
 #include <charconv>
 #include <functional>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "orchestrator/base/id.h"
 #include "orchestrator/base/log.h"
 #include "orchestrator/catalog/catalog.h"
+#include "orchestrator/operations/retention.h"
 
 namespace bpg::operations {
 namespace {
@@ -168,7 +170,8 @@ asio::awaitable<jobs::Job> snapshot(Requests& requests, Reader reader, RequestKe
     const std::string ref = reader.text("target");
     const std::string label = reader.optional_text("label");
     reader.finish();
-    co_return co_await requests.snapshot(ref, label, "user", std::move(key));
+    const std::string maker = key.schedule.empty() ? "user" : made_by_schedule(key.schedule);
+    co_return co_await requests.snapshot(ref, label, maker, std::move(key));
 }
 
 asio::awaitable<jobs::Job> snapshot_delete(Requests& requests, Reader reader, RequestKey key) {
@@ -189,6 +192,16 @@ asio::awaitable<jobs::Job> wal_cleanup(Requests& requests, Reader reader, Reques
     const int days = reader.number("days");
     reader.finish();
     co_return co_await requests.wal_cleanup(ref, days, std::move(key));
+}
+
+asio::awaitable<jobs::Job> prune(Requests& requests, Reader reader, RequestKey key) {
+    PruneRequest wanted;
+    wanted.ref = reader.text("target");
+    wanted.schedule = reader.optional_text("schedule");
+    wanted.force = reader.flag("force");
+    wanted.plan = reader.optional_text("plan");
+    reader.finish();
+    co_return co_await requests.prune(std::move(wanted), std::move(key));
 }
 
 using Submit = asio::awaitable<jobs::Job> (*)(Requests& requests, Reader reader, RequestKey key);
@@ -219,24 +232,31 @@ constexpr std::pair<std::string_view, Submit> kOperations[] = {
     {kStop, control<kStop>},
     {kRestart, control<kRestart>},
     {"wal-cleanup", wal_cleanup},
+    {"prune", prune},
     {"password-rotate", password_rotate},
     {"trash-purge", trash_purge},
 };
 
 }  // namespace
 
-asio::awaitable<jobs::Job> submit(Requests& requests, std::string operation, Parameters parameters,
-                                  RequestKey key) {
+void check_operation(const std::string& operation) {
     std::vector<std::string_view> names;
     for (const auto& [name, how] : kOperations) {
         names.push_back(name);
-        if (name == operation) {
-            return how(requests, Reader(operation, std::move(parameters)), std::move(key));
-        }
+        if (name == operation) return;
     }
     throw Error(ErrorKind::kInvalid, "operation_unknown",
                 fmt::format("there is no operation \"{}\"", log::printable(operation)),
                 fmt::format("there are {}", fmt::join(names, ", ")), "correct its name");
+}
+
+asio::awaitable<jobs::Job> submit(Requests& requests, std::string operation, Parameters parameters,
+                                  RequestKey key) {
+    check_operation(operation);
+    const auto found =
+        std::find_if(std::begin(kOperations), std::end(kOperations),
+                     [&operation](const auto& entry) { return entry.first == operation; });
+    return found->second(requests, Reader(operation, std::move(parameters)), std::move(key));
 }
 
 }  // namespace bpg::operations

@@ -11,6 +11,9 @@ namespace bpg::operations {
 /// By the long flag without dashes: {"target": "prod/dev", "fast": "true"}.
 using Parameters = std::map<std::string, std::string>;
 
+/// Throws kInvalid `operation_unknown`.
+void check_operation(const std::string& operation);
+
 /// Refusals are those of the operation's own request, and kInvalid `operation_unknown`,
 /// `parameter_missing`, `parameter_unknown` and `parameter_invalid`.
 asio::awaitable<jobs::Job> submit(Requests& requests, std::string operation, Parameters parameters,

@@ -41,11 +41,12 @@ class WalCleanup {
     void record_failure(const State&, const ErrorInfo&, jobs::Batch&) const {}
     nlohmann::json result(const State& state) const;
 
-  private:
+    // Its rows, which are those of prune too.
     asio::awaitable<jobs::Progress> decide(State& state);
     asio::awaitable<jobs::Progress> remove(State& state);
     void mark(const State& state, jobs::Batch& batch) const;
 
+  private:
     Services& services_;
     jobs::JobContext& context_;
 };

@@ -5,9 +5,11 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <initializer_list>
 #include <latch>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -79,6 +81,12 @@ struct LagWatch {
         EXPECT_EQ(lag.above(kUnderSanitizer ? 0.5 : 0.05), 0) << lag.text();
     }
 };
+
+/// BPG_SEED repeats a run; whoever uses it prints it.
+inline std::uint64_t seed() {
+    const char* given = std::getenv("BPG_SEED");
+    return given != nullptr ? std::stoull(given) : std::random_device()();
+}
 
 /// Runs call(0) … call(number - 1) on threads of their own, all let go at the same moment. What one
 /// throws is a failure of the test.

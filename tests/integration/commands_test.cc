@@ -161,7 +161,7 @@ TEST_P(Commands, JobSubmitSaysWhatAnOperationTakes) {
     refused({"sync"}, {2, "operation_unknown", "there is no operation \"sync\"",
                        "there are db-create, db-delete, branch-create, branch-sync, "
                        "branch-promote, branch-delete, undo-delete, snapshot, snapshot-delete, "
-                       "start, stop, restart, wal-cleanup, password-rotate, trash-purge",
+                       "start, stop, restart, wal-cleanup, prune, password-rotate, trash-purge",
                        "correct its name"});
     refused({"stop"}, {2, "parameter_missing", "stop needs the parameter target",
                        "it was not given", "add --param target=…"});

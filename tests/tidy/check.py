@@ -58,7 +58,7 @@ INCLUDES = {
     "orchestrator/config": ["orchestrator/base/"],
     "orchestrator/operations": [
         "orchestrator/base/", "orchestrator/catalog/", "jobs/step.h", "jobs/queue.h",
-        "scheduler/retention.h",
+        "scheduler/",
         "orchestrator/storage/", "orchestrator/runtime/", "orchestrator/postgres/",
         "orchestrator/wal/"],
     "orchestrator/http": [

@@ -13,6 +13,7 @@
 #include "orchestrator/http/handlers/databases.h"
 #include "orchestrator/http/handlers/jobs.h"
 #include "orchestrator/http/handlers/pauses.h"
+#include "orchestrator/http/handlers/schedules.h"
 #include "orchestrator/http/handlers/snapshots.h"
 #include "orchestrator/http/handlers/status.h"
 #include "orchestrator/http/handlers/trash.h"
@@ -148,6 +149,7 @@ void register_api(Router& router, ApiServices& api) {
     add_snapshot_routes(router, api);
     add_trash_routes(router, api);
     add_wal_routes(router, api);
+    add_schedule_routes(router, api);
     add_status_routes(router, api);
 }
 
@@ -301,6 +303,9 @@ Response changed_response(ApiServices& api, const json& answer) {
     }
     if (const auto* snapshot = catalog.snapshot_by_id(answer.value("snapshot", ""))) {
         return json_response(200, snapshot_json(catalog, *snapshot));
+    }
+    if (const auto* schedule = api.services.schedules.find(answer.value("schedule", ""))) {
+        return json_response(200, schedule_json(*schedule, api.clock.now()));
     }
     throw Error(ErrorKind::kNotFound, "object_gone", "what this request changed is gone",
                 "it was deleted since", "there is nothing to do");

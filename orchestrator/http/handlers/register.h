@@ -20,6 +20,10 @@
 #include "orchestrator/operations/requests.h"
 #include "orchestrator/operations/services.h"
 
+namespace bpg::scheduler {
+class Scheduler;
+}
+
 namespace bpg::http {
 
 /// What the handlers work with; the daemon says what only it knows.
@@ -30,6 +34,7 @@ struct ApiServices {
     jobs::JobLogs& job_logs;
     operations::Requests& requests;
     operations::Services& services;
+    scheduler::Scheduler& scheduler;
     const Clock& clock;
     std::function<bool()> is_ready;  ///< the store is read and every instance was looked at
     std::function<nlohmann::json()> runtime_json;  ///< {driver, version}
@@ -83,6 +88,9 @@ class Fields {
     std::optional<std::int64_t> optional_number(const std::string& name);
     /// A text like "7d"; zero for "none". Nothing when it is not there.
     std::optional<std::chrono::milliseconds> optional_duration(const std::string& name);
+    /// As it was sent, whatever its type; nullptr when it is not there.
+    const nlohmann::json* value(const std::string& name) { return take(name); }
+    bool has(const std::string& name) const { return object_.contains(name); }
     /// Members that are texts, by name; empty when it is not there.
     std::map<std::string, std::string> texts(const std::string& name);
     void finish() const;

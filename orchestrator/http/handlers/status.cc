@@ -2,12 +2,17 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "orchestrator/http/render.h"
+#include "scheduler/schedules.h"
 
 namespace bpg::http {
 namespace {
 
 using nlohmann::json;
+
+constexpr std::size_t kSchedulesShown = 5;
 
 json databases_json(const catalog::Catalog& catalog) {
     json databases = json::array();
@@ -35,6 +40,45 @@ json jobs_json(const ApiServices& api) {
     return {{"queued", queued}, {"running", running}, {"failed_24h", failed}};
 }
 
+/// The soonest first.
+json schedules_json(const ApiServices& api) {
+    std::vector<const scheduler::Schedule*> upcoming;
+    for (const auto& [name, entry] : api.services.schedules.all()) {
+        if (entry.schedule.next_fire) upcoming.push_back(&entry.schedule);
+    }
+    const auto shown = std::min(upcoming.size(), kSchedulesShown);
+    std::partial_sort(
+        upcoming.begin(), upcoming.begin() + static_cast<std::ptrdiff_t>(shown), upcoming.end(),
+        [](const auto* one, const auto* other) { return *one->next_fire < *other->next_fire; });
+    json next = json::array();
+    for (std::size_t i = 0; i < shown; ++i) {
+        next.push_back({{"name", upcoming[i]->name},
+                        {"op", upcoming[i]->op},
+                        {"target", upcoming[i]->target},
+                        {"at", format_time(*upcoming[i]->next_fire)}});
+    }
+    return {{"next", std::move(next)}};
+}
+
+void add_schedule_warnings(const ApiServices& api, json& warnings) {
+    for (const auto& [name, entry] : api.services.schedules.all()) {
+        const scheduler::Schedule& schedule = entry.schedule;
+        if (schedule.paused && schedule.pause_reason == scheduler::kPausedByClock) {
+            warnings.push_back(
+                fmt::format("schedule {} is paused because the clock was set: look "
+                            "at it, then bpg schedule resume {}",
+                            name, name));
+        }
+        if (!entry.broken.empty()) {
+            warnings.push_back(fmt::format("schedule {} cannot fire: {}", name, entry.broken));
+        }
+        if (schedule.refusal) {
+            warnings.push_back(fmt::format("the last fire of schedule {} became no job: {}", name,
+                                           schedule.refusal->message));
+        }
+    }
+}
+
 json warnings_json(const ApiServices& api) {
     json warnings = api.warnings_json ? api.warnings_json() : json::array();
     for (const catalog::Branch* branch : api.catalog.branches()) {
@@ -47,6 +91,7 @@ json warnings_json(const ApiServices& api) {
         warnings.push_back(fmt::format("job {} ({} of {}) is stuck: bpg job get {}", job->id,
                                        job->operation, job->target, job->id));
     }
+    add_schedule_warnings(api, warnings);
     for (const auto& [resource, pause] : api.pauses.all()) {
         warnings.push_back(fmt::format("{} is paused since {}{}", pause.shown_as,
                                        format_time(pause.since),
@@ -64,7 +109,7 @@ asio::awaitable<Response> status(ApiServices& api, Request) {
                              {"runtime", api.runtime_json()},
                              {"databases", databases_json(api.catalog)},
                              {"jobs", jobs_json(api)},
-                             {"schedules", {{"next", nullptr}}},
+                             {"schedules", schedules_json(api)},
                              {"warnings", warnings_json(api)}});
 }
 

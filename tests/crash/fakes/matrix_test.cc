@@ -17,6 +17,7 @@
 #include "orchestrator/operations/operations.h"
 #include "orchestrator/operations/requests.h"
 #include "orchestrator/operations/shared_snapshots.h"
+#include "scheduler/schedules.h"
 #include "tests/fakes/world.h"
 
 namespace bpg {
@@ -37,17 +38,12 @@ class Life {
           postgres_(fakes::make_postgres(world)),
           data_directories_(fakes::make_data_directories(world)),
           archives_(fakes::make_archives(world)),
-          services_{catalog_,
-                    shared_snapshots_,
-                    *storage_,
-                    *runtime_,
-                    *postgres_,
-                    *data_directories_,
-                    *archives_,
-                    secrets_,
-                    *pool_,
-                    clock_,
-                    settings(directory, keep)},
+          services_{catalog_,   shared_snapshots_,
+                    *storage_,  *runtime_,
+                    *postgres_, *data_directories_,
+                    *archives_, secrets_,
+                    schedules_, *pool_,
+                    clock_,     settings(directory, keep)},
           loop_(std::make_unique<asio::io_context>(1)),
           store_(directory / "store", loop_->get_executor(), metrics_),
           queue_(store_, registry_, clock_, {}),
@@ -63,11 +59,25 @@ class Life {
         operations::register_operations(registry_, services_);
         catalog_.load(store_);
         queue_.load();
+        jobs::Batch nobody_commits_it;
+        schedules_.put(nightly(), nobody_commits_it);
     }
     ~Life() {
         pool_.reset();
         store_.close();
         loop_.reset();
+    }
+
+    /// What a prune goes by.
+    static scheduler::Schedule nightly() {
+        scheduler::Schedule schedule;
+        schedule.name = "nightly";
+        schedule.cron = "@yearly";
+        schedule.op = "snapshot";
+        schedule.target = "prod/main";
+        schedule.retention.last = 1;
+        schedule.days = 0;
+        return schedule;
     }
 
     /// Vanishes at the n-th point passed (1 is the first); 0 never does.
@@ -142,6 +152,7 @@ class Life {
     std::unique_ptr<wal::Archives> archives_;
     catalog::Catalog catalog_;
     operations::SharedSnapshots shared_snapshots_{catalog_};
+    scheduler::Schedules schedules_;
     operations::Services services_;
     jobs::OperationRegistry registry_;
     jobs::CrashPoints crash_;
@@ -375,6 +386,23 @@ asio::awaitable<jobs::Job> create_at_a_time(operations::Requests& requests,
     request.target.time = requests.now();
     return requests.branch_create(std::move(request), {});
 }
+asio::awaitable<jobs::Job> take_scheduled_snapshot(operations::Requests& requests,
+                                                   const catalog::Catalog&) {
+    return requests.snapshot("prod/main", "", "schedule:nightly", {});
+}
+asio::awaitable<jobs::Job> prune(operations::Requests& requests, const catalog::Catalog&) {
+    return requests.prune({"prod/main", "nightly", false, ""}, {});
+}
+/// The newest of its own, and whatever others made.
+void one_or_all_of_the_scheduled_are_left(const catalog::Catalog& catalog) {
+    main_is_as_it_was(catalog);
+    std::size_t scheduled = 0;
+    std::size_t others = 0;
+    for (const auto& [id, snapshot] : catalog.snapshots())
+        ++(snapshot.created_by == "schedule:nightly" ? scheduled : others);
+    EXPECT_TRUE(scheduled == 1 || scheduled == 3) << scheduled;
+    EXPECT_GE(others, 1U);
+}
 asio::awaitable<jobs::Job> clean_wal(operations::Requests& requests, const catalog::Catalog&) {
     return requests.wal_cleanup("prod/main", 0, {});
 }
@@ -453,6 +481,10 @@ std::vector<Case> lifecycle_cases() {
             create_at_a_time, true, main_is_as_it_was);
         add("BranchCreateAtATimeOfStopped", "branch-create", {create_database, stop_main},
             create_at_a_time, true, {});
+        add("Prune", "prune",
+            {create_database, take_snapshot, take_scheduled_snapshot, take_scheduled_snapshot,
+             take_scheduled_snapshot},
+            prune, false, one_or_all_of_the_scheduled_are_left);
         add("WalCleanup", "wal-cleanup", {create_database, take_snapshot}, clean_wal, false,
             main_is_as_it_was);
     }

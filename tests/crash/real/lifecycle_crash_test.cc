@@ -33,7 +33,7 @@ std::vector<CrashCase> cases_for(const DriverPair& drivers) {
     std::vector<CrashCase> cases;
     std::size_t number = 0;
     for (const char* operation : {"branch-sync", "branch-promote", "branch-delete", "undo-delete",
-                                  "branch-create", "wal-cleanup"}) {
+                                  "branch-create", "wal-cleanup", "prune"}) {
         for (const auto& point : crash_points(operation)) {
             // The trash keeps what is deleted: the rows that destroy it are trash-purge's.
             const bool is_reached = std::string(operation) != "branch-delete" ||
@@ -124,6 +124,28 @@ class LifecycleCrash : public HostSuite<LifecycleCrash, CrashCase> {
         host().bpg_json({"branch", "create", "prod/again", "--from", ref, "--pitr", "0s"});
         EXPECT_EQ(rows(host().url("prod/again")), expected);
     }
+    /// Three by a schedule that keeps one of them.
+    static void make_snapshots_that_may_go() {
+        const std::vector<std::string> make{"schedule", "create",   "nightly",
+                                            "--cron",   "@yearly",  "--op",
+                                            "snapshot", "--target", "prod/main"};
+        host().bpg_json(make);
+        for (int i = 0; i < 3; ++i)
+            host().bpg_json({"schedule", "run", "nightly"});
+        host().bpg_json({"schedule", "delete", "nightly"});
+        std::vector<std::string> keeping = make;
+        keeping.insert(keeping.end(), {"--keep-last", "1", "--days", "0"});
+        host().bpg_json(keeping);
+    }
+    static void expect_pruned_or_not() {
+        std::size_t scheduled = 0;
+        const Json list = host().bpg_json({"snapshot", "list", "prod/main"});
+        for (const Json& snapshot : list.at("items"))
+            scheduled += snapshot.at("created_by") == "schedule:nightly" ? 1 : 0;
+        EXPECT_TRUE(scheduled == 1 || scheduled == 3) << scheduled;
+        host().bpg_json({"schedule", "delete", "nightly"});
+        expect_restorable("prod/main", kRows);
+    }
     static void expect_there_or_in_the_trash(const std::string& url) {
         const bool is_there = host().branch_exists("prod/dev");
         EXPECT_EQ(host().bpg_json({"trash", "list"}).at("items").size(), is_there ? 0U : 1U);
@@ -148,12 +170,15 @@ TEST_P(LifecycleCrash, ExactlyOneOfOldAndNewAnswers) {
         {"branch-create",
          {"branch", "create", "prod/then", "--from", "prod/dev", "--pitr",
           format_time(before_the_crash)}},
-        {"wal-cleanup", {"wal", "cleanup", "prod/main", "--days", "0"}}};
+        {"wal-cleanup", {"wal", "cleanup", "prod/main", "--days", "0"}},
+        {"prune", {"job", "submit", "prune", "--param", "target=prod/main"}}};
+    if (one.operation == "prune") make_snapshots_that_may_go();
     crash_while(one, commands.at(one.operation));
     if (HasFatalFailure()) return;
     if (one.operation == "branch-sync") expect_synced_or_not(dev_url);
     if (one.operation == "branch-promote") expect_promoted_or_not(main_url, dev_url);
     if (one.operation == "branch-create") expect_restored_or_not();
+    if (one.operation == "prune") expect_pruned_or_not();
     if (one.operation == "wal-cleanup") expect_restorable("prod/main", kRows);
     if (one.operation.ends_with("delete")) expect_there_or_in_the_trash(dev_url);
     const Json stuck = host().bpg_json({"job", "list", "--state", "stuck"});

@@ -19,11 +19,13 @@
 #include "orchestrator/http/handlers/register.h"
 #include "orchestrator/operations/operations.h"
 #include "orchestrator/operations/shared_snapshots.h"
+#include "orchestrator/operations/submit.h"
 #include "orchestrator/postgres/local_data_directories.h"
 #include "orchestrator/postgres/pqxx_postgres.h"
 #include "orchestrator/runtime/process.h"
 #include "orchestrator/storage/copy.h"
 #include "orchestrator/wal/local_archives.h"
+#include "scheduler/scheduler.h"
 
 namespace bpg::http::test {
 
@@ -149,9 +151,10 @@ class HandlersTest : public testing::Test {
     wal::LocalArchives archives_{directory_.path() / "wal-archive", pool_};
     catalog::Catalog catalog_;
     operations::SharedSnapshots shared_snapshots_{catalog_};
+    scheduler::Schedules schedules_;
     operations::Services services_{
-        catalog_,  shared_snapshots_, storage_, runtime_, postgres_, data_directories_,
-        archives_, secrets_,          pool_,    clock_,   {}};
+        catalog_,  shared_snapshots_, storage_,   runtime_, postgres_, data_directories_,
+        archives_, secrets_,          schedules_, pool_,    clock_,    {}};
     jobs::OperationRegistry registry_;
     jobs::Store store_{new_store(), loop_.get_executor(), metrics_};
     jobs::Queue queue_{store_, registry_, clock_, {}};
@@ -159,6 +162,12 @@ class HandlersTest : public testing::Test {
     jobs::JobLogs job_logs_{directory_.path() / "jobs", 1U << 20U};
     operations::Requests requests_{
         services_, queue_, {5432, 5440, [](int) { return true; }}, {"15", ""}};
+    scheduler::Scheduler scheduler_{
+        loop_.get_executor(), schedules_, queue_, store_,
+        [this](std::string operation, operations::Parameters parameters, jobs::RequestKey key) {
+            return operations::submit(requests_, std::move(operation), std::move(parameters),
+                                      std::move(key));
+        }};
     bool ready_ = true;
     ApiServices api_{catalog_,
                      queue_,
@@ -166,6 +175,7 @@ class HandlersTest : public testing::Test {
                      job_logs_,
                      requests_,
                      services_,
+                     scheduler_,
                      clock_,
                      [this] { return ready_; },
                      [] { return json{{"driver", "process"}, {"version", "15"}}; },

@@ -1,0 +1,95 @@
+#include "orchestrator/operations/prune.h"
+
+#include <fmt/format.h>
+
+#include "orchestrator/base/error.h"
+#include "orchestrator/operations/destruction.h"
+#include "orchestrator/operations/shared_snapshots.h"
+
+namespace bpg::operations {
+
+using jobs::Done;
+using jobs::Progress;
+
+std::span<const jobs::Step<Prune>> Prune::steps() {
+    using jobs::nothing_to_record;
+    using jobs::nothing_to_undo;
+    static constexpr jobs::Step<Prune> kSteps[] = {
+        {"check_plan", "see that the plan still holds", &Prune::check_plan, nothing_to_undo,
+         nothing_to_record},
+        {"remove_snapshots", "remove the snapshots that no rule keeps", &Prune::remove_snapshots,
+         nothing_to_undo, &Prune::forget_snapshots, Destruction::kIrreversible},
+        {"decide_wal", "see which WAL nobody needs", &Prune::decide_wal, nothing_to_undo,
+         &Prune::mark_wal},
+        {"remove_wal", "remove it, oldest first", &Prune::remove_wal, nothing_to_undo,
+         nothing_to_record},
+    };
+    return jobs::checked(kSteps);
+}
+
+asio::awaitable<Progress> Prune::check_plan(State& state) {
+    RetentionQuery query{state.branch_id, state.schedule, state.at, state.is_forced};
+    const BranchRetention plan = co_await plan_retention(services_, std::move(query));
+    if (plan.refusal) throw Error(*plan.refusal);
+    check_same_plan(state.plan, plan);
+    state.removed = plan.remove;
+    for (const std::string& line : retention_in_words(plan))
+        context_.log(line + "\n");
+    co_return Done{};
+}
+
+asio::awaitable<Progress> Prune::remove_snapshots(State& state) {
+    std::vector<std::string> removed;
+    for (const std::string& id : state.removed) {
+        if (co_await destroy(id)) removed.push_back(id);
+    }
+    state.removed = std::move(removed);
+    co_return Done{.ends_job = state.wal.incarnations.empty()};
+}
+
+/// False: somebody has taken to it since the plan was checked, and it stays.
+asio::awaitable<bool> Prune::destroy(std::string snapshot_id) {
+    const catalog::Snapshot* found = services_.catalog.snapshot_by_id(snapshot_id);
+    if (found == nullptr || found->pinned || services_.shared_snapshots.is_claimed(snapshot_id)) {
+        co_return false;
+    }
+    const storage::SnapshotRef place{found->volume, snapshot_id};
+    std::optional<Error> failure;
+    try {
+        co_await services_.storage.destroy_snapshot(place);
+    } catch (const Error& error) {
+        failure = error;
+    }
+    if (failure && failure->code() != "snapshot_has_clones") throw *failure;
+    if (failure) context_.warn("snapshot " + snapshot_id + " stays: something was cloned from it");
+    co_return !failure;
+}
+
+void Prune::forget_snapshots(const State& state, jobs::Batch& batch) const {
+    for (const std::string& id : state.removed)
+        services_.catalog.remove_snapshot(id, batch);
+}
+
+asio::awaitable<Progress> Prune::decide_wal(State& state) {
+    co_return co_await wal_cleanup_.decide(state.wal);
+}
+
+void Prune::mark_wal(const State& state, jobs::Batch& batch) const {
+    wal_cleanup_.mark(state.wal, batch);
+}
+
+asio::awaitable<Progress> Prune::remove_wal(State& state) {
+    co_return co_await wal_cleanup_.remove(state.wal);
+}
+
+nlohmann::json Prune::result(const State& state) const {
+    return {{"ref", state.ref},
+            {"branch", state.branch_id},
+            {"schedule",
+             state.schedule.empty() ? nlohmann::json(nullptr) : nlohmann::json(state.schedule)},
+            {"snapshots", state.removed},
+            {"wal", state.wal.incarnations.empty() ? nlohmann::json(nullptr)
+                                                   : wal_cleanup_.result(state.wal)}};
+}
+
+}  // namespace bpg::operations
