@@ -1,4 +1,4 @@
-#!/ usr / bin / env python3
+#!/usr/bin/env python3
 """Adds up what the test programs reported: a table of suites with their time budgets, the names of
 what failed and what was skipped with its reason, and as the last line "N passed, N failed,
 N skipped".
@@ -15,14 +15,17 @@ import os
 import sys
 import xml.etree.ElementTree
 
-#Seconds a program may take; more is shown, since a suite nobody waits for is a suite nobody runs.
+# Seconds a program may take; more is shown, since a suite nobody waits for is a suite nobody runs.
 BUDGETS = {"tidy": 30, "unit": 60, "crash": 240, "real": 600}
+# Tests that are named with their time.
+SHOWN = 15
 
 
 class Program:
     def __init__(self, directory, name):
         self.preset, self.kind, self.program = name.split(".", 2)
         self.passed, self.failed, self.skipped = 0, [], []
+        self.times = []
         with open(os.path.join(directory, name + ".exit"), encoding="utf-8") as file:
             code, seconds = file.read().split()
         self.code, self.seconds = int(code), int(seconds)
@@ -33,7 +36,7 @@ class Program:
         if os.path.exists(report) and os.path.getsize(report) > 0:
             self.add_gtest(xml.etree.ElementTree.parse(report))
         if self.code != 0 and not self.failed:
-#It crashed, or failed outside a test(a suite that leaves something behind).
+# It crashed, or failed outside a test (a suite that leaves something behind).
             self.failed.append(f"{self.program} ended with code {self.code} outside its tests")
 
     def add_rules(self, results):
@@ -49,6 +52,7 @@ class Program:
     def add_gtest(self, report):
         for test in report.iter("testcase"):
             name = f"{test.get('classname')}.{test.get('name')}"
+            self.times.append((float(test.get("time") or 0), name))
             skipped = test.find("skipped")
             if test.find("failure") is not None:
                 self.failed.append(name)
@@ -73,6 +77,13 @@ def print_table(programs):
               f"{len(one.skipped):>8}{one.seconds:>9}{budget:>8}{over}")
 
 
+def print_slowest(programs):
+    times = sorted((time for one in programs for time in one.times), reverse=True)[:SHOWN]
+    print("\nwhere the time goes, seconds:")
+    for seconds, name in times:
+        print(f"{seconds:>9.1f}  {name}")
+
+
 def main():
     directory = sys.argv[1]
     names = sorted(f[:-len(".exit")] for f in os.listdir(directory) if f.endswith(".exit"))
@@ -80,6 +91,8 @@ def main():
     if "--filtered" in sys.argv:
         programs = [one for one in programs if one.ran()]
     print_table(programs)
+    if "--filtered" not in sys.argv:
+        print_slowest(programs)
     real_skipped = False
     for one in programs:
         for name in one.failed:
