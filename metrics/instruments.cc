@@ -12,6 +12,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
+#include <set>
 #include <stdexcept>
 
 namespace bpg::metrics {
@@ -25,14 +26,15 @@ const Buckets kCommitBuckets{.0001, .00025, .0005, .001, .0025, .005, .01, .025,
 const Buckets kLagBuckets{.0005, .001, .0025, .005, .01, .025, .05, .1, .5, 1};
 const Buckets kHttpBuckets{.001, .005, .01, .025, .05, .1, .25, .5, 1, 5};
 
-struct GaugeSpec {
+/// Of a gauge, or of a counter that is counted elsewhere.
+struct FamilySpec {
     const char* name;
     const char* help;
     std::vector<std::string> labels;
 };
 
-const std::vector<GaugeSpec>& gauge_specs() {
-    static const std::vector<GaugeSpec> specs{
+const std::vector<FamilySpec>& gauge_specs() {
+    static const std::vector<FamilySpec> specs{
         {"bpg_jobs", "Open jobs by state.", {"state"}},
         {"bpg_queue_oldest_age_seconds", "Age of the oldest job that has not started.", {}},
         {"bpg_branches", "Branches by state.", {"state"}},
@@ -44,6 +46,15 @@ const std::vector<GaugeSpec>& gauge_specs() {
          "Bytes the branch points to, shared or not.",
          {"database", "branch"}},
         {"bpg_snapshots", "Snapshots by database.", {"database"}},
+        {"bpg_snapshot_last_success_timestamp_seconds",
+         "When the newest snapshot of the branch was taken.",
+         {"database", "branch"}},
+        {"bpg_schedule_last_fire_timestamp_seconds",
+         "The time of the last fire of the schedule that became a job.",
+         {"schedule"}},
+        {"bpg_schedule_next_fire_timestamp_seconds",
+         "When the schedule fires next; there is none while it is paused.",
+         {"schedule"}},
         {"bpg_wal_archive_bytes",
          "Bytes of the branch's WAL archive, as stored.",
          {"database", "branch"}},
@@ -70,6 +81,62 @@ const std::vector<GaugeSpec>& gauge_specs() {
     };
     return specs;
 }
+
+const std::vector<FamilySpec>& counter_specs() {
+    static const std::vector<FamilySpec> specs{
+        {"bpg_wal_archived_segments_total",
+         "WAL segments that were archived since bpgd knows the branch.",
+         {"database", "branch"}},
+        {"bpg_schedule_missed_total",
+         "Fires that ran neither on time nor late, since the schedule was made.",
+         {"schedule"}},
+        {"bpg_schedule_overlap_skipped_total",
+         "Fires skipped because the job of the one before was open, since the schedule was made.",
+         {"schedule"}},
+    };
+    return specs;
+}
+
+/// Labels and values of a sample, in the order of the family's labels.
+prometheus::Labels labels_of(const FamilySpec& spec, const Sample& sample) {
+    if (sample.labels.size() != spec.labels.size()) {
+        throw std::logic_error(std::string("wrong number of labels for ") + spec.name);
+    }
+    prometheus::Labels labels;
+    for (std::size_t i = 0; i < sample.labels.size(); ++i)
+        labels.emplace(spec.labels[i], sample.labels[i]);
+    return labels;
+}
+
+/// The series of one family that exist now, by their label values.
+template <class Metric>
+struct Series {
+    FamilySpec spec;
+    prometheus::Family<Metric>* family = nullptr;
+    std::map<std::vector<std::string>, Metric*> current;
+
+    Metric& at(const Sample& sample) {
+        auto [found, is_new] = current.try_emplace(sample.labels, nullptr);
+        if (is_new) found->second = &family->Add(labels_of(spec, sample));
+        return *found->second;
+    }
+    void remove_all_but(const std::vector<Sample>& samples) {
+        std::set<std::vector<std::string>> kept;
+        for (const Sample& sample : samples)
+            kept.insert(sample.labels);
+        std::erase_if(current, [&](const auto& entry) {
+            if (kept.contains(entry.first)) return false;
+            family->Remove(entry.second);
+            return true;
+        });
+    }
+    void remove(const Sample& sample) {
+        const auto found = current.find(sample.labels);
+        if (found == current.end()) return;
+        family->Remove(found->second);
+        current.erase(found);
+    }
+};
 
 double resident_bytes() {
     std::FILE* file = std::fopen("/proc/self/statm", "re");
@@ -130,12 +197,8 @@ struct Instruments::Impl {
                                      .Register(registry)
                                      .Add({}, kLagBuckets);
 
-    struct GaugeFamily {
-        GaugeSpec spec;
-        prometheus::Family<prometheus::Gauge>* family;
-        std::map<std::vector<std::string>, prometheus::Gauge*> series;
-    };
-    std::map<std::string, GaugeFamily> gauges;
+    std::map<std::string, Series<prometheus::Gauge>> gauges;
+    std::map<std::string, Series<prometheus::Counter>> counters;
     std::function<void()> refresh;
     double started =
         std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
@@ -148,10 +211,15 @@ Instruments::Instruments() : impl_(std::make_unique<Impl>()) {
         .Register(impl_->registry)
         .Add({{"version", BPG_VERSION}})
         .Set(1);
-    for (const GaugeSpec& spec : gauge_specs()) {
+    for (const FamilySpec& spec : gauge_specs()) {
         auto& family =
             prometheus::BuildGauge().Name(spec.name).Help(spec.help).Register(impl_->registry);
-        impl_->gauges.emplace(spec.name, Impl::GaugeFamily{spec, &family, {}});
+        impl_->gauges.emplace(spec.name, Series<prometheus::Gauge>{spec, &family, {}});
+    }
+    for (const FamilySpec& spec : counter_specs()) {
+        auto& family =
+            prometheus::BuildCounter().Name(spec.name).Help(spec.help).Register(impl_->registry);
+        impl_->counters.emplace(spec.name, Series<prometheus::Counter>{spec, &family, {}});
     }
 }
 
@@ -212,23 +280,19 @@ void Instruments::http_request(const std::string& route, const std::string& meth
 
 void Instruments::set_gauge(const std::string& name, const std::vector<Sample>& samples) {
     auto& gauge = impl_->gauges.at(name);
-    std::map<std::vector<std::string>, prometheus::Gauge*> current;
+    gauge.remove_all_but(samples);
+    for (const Sample& sample : samples)
+        gauge.at(sample).Set(sample.value);
+}
+
+void Instruments::set_counter(const std::string& name, const std::vector<Sample>& samples) {
+    auto& counter = impl_->counters.at(name);
+    counter.remove_all_but(samples);
     for (const Sample& sample : samples) {
-        if (sample.labels.size() != gauge.spec.labels.size()) {
-            throw std::logic_error("wrong number of labels for " + name);
-        }
-        prometheus::Labels labels;
-        for (std::size_t i = 0; i < sample.labels.size(); ++i) {
-            labels.emplace(gauge.spec.labels[i], sample.labels[i]);
-        }
-        prometheus::Gauge& series = gauge.family->Add(labels);
-        series.Set(sample.value);
-        current.emplace(sample.labels, &series);
+        if (counter.at(sample).Value() > sample.value) counter.remove(sample);
+        auto& series = counter.at(sample);
+        series.Increment(sample.value - series.Value());
     }
-    for (const auto& [labels, series] : gauge.series) {
-        if (!current.contains(labels)) gauge.family->Remove(series);
-    }
-    gauge.series = std::move(current);
 }
 
 void Instruments::before_scrape(std::function<void()> refresh) {

@@ -46,8 +46,15 @@ class Instruments {
     /// bpg_pool_size_bytes{pool}, bpg_pool_free_bytes{pool}, and with {database,branch}:
     /// bpg_wal_archive_bytes, bpg_wal_pending_segments, bpg_wal_gaps,
     /// bpg_wal_last_archived_timestamp_seconds, bpg_restorable_from_timestamp_seconds,
-    /// bpg_restorable_to_timestamp_seconds.
+    /// bpg_restorable_to_timestamp_seconds, bpg_snapshot_last_success_timestamp_seconds; with
+    /// {schedule}: bpg_schedule_last_fire_timestamp_seconds,
+    /// bpg_schedule_next_fire_timestamp_seconds.
     void set_gauge(const std::string& name, const std::vector<Sample>& samples);
+
+    /// The same for what is counted elsewhere and only grows; less than before is a new beginning.
+    /// Known: bpg_wal_archived_segments_total{database,branch},
+    /// bpg_schedule_missed_total{schedule}, bpg_schedule_overlap_skipped_total{schedule}.
+    void set_counter(const std::string& name, const std::vector<Sample>& samples);
 
     /// Called at the start of every scrape, to set the gauges.
     void before_scrape(std::function<void()> refresh);

@@ -23,6 +23,7 @@
 #include "orchestrator/base/service_manager.h"
 #include "orchestrator/base/signal.h"
 #include "orchestrator/base/thread_priority.h"
+#include "orchestrator/gauges.h"
 #include "orchestrator/housekeeper.h"
 #include "orchestrator/http/handlers/register.h"
 #include "orchestrator/http/router.h"
@@ -105,7 +106,6 @@ class Daemon {
     asio::awaitable<bool> prune_once();
     asio::awaitable<void> feed_watchdog();
     asio::awaitable<void> watch_lag();
-    void set_gauges();
     void spawn(asio::awaitable<void> part, std::string name);
     [[noreturn]] void end(int code);
     http::ApiServices api_services();
@@ -155,6 +155,7 @@ class Daemon {
     Housekeeper housekeeper_;
     wal::LocalArchives watched_archives_;
     WalWatch wal_watch_;
+    Gauges gauges_;
     http::Router api_router_;
     http::Router metrics_router_;
     http::ApiServices api_;
@@ -216,6 +217,8 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
                    [this] { return space_; }),
       watched_archives_(config_.paths.wal_archive, background_pool_),
       wal_watch_(services_, watched_archives_, config_.paths.wal_archive, background_pool_),
+      gauges_(metrics_, services_, queue_, wal_watch_, place_.pool,
+              config_.metrics.branch_series_max),
       api_(api_services()),
       api_server_(loop_.get_executor(), api_router_, {}),
       metrics_server_(loop_.get_executor(), metrics_router_, {}) {
@@ -240,7 +243,7 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
         [this](std::string_view route, std::string_view method, int status, double seconds) {
             metrics_.http_request(std::string(route), std::string(method), status, seconds);
         });
-    metrics_.before_scrape([this] { set_gauges(); });
+    metrics_.before_scrape([this] { gauges_.set(space_); });
 }
 
 http::ApiServices Daemon::api_services() {
@@ -464,56 +467,6 @@ asio::awaitable<void> Daemon::watch_lag() {
         co_await pause_for(kEvery);
         metrics_.loop_lag(std::chrono::duration<double>(Steady::now() - due).count());
     }
-}
-
-void Daemon::set_gauges() {
-    std::map<std::string, double> jobs;
-    double oldest = 0;
-    for (const char* state : {"queued", "waiting", "running", "retrying", "undoing", "stuck"}) {
-        jobs[state] = 0;
-    }
-    for (const auto& [number, job] : queue_.open_jobs()) {
-        ++jobs[std::string(jobs::to_string(job->state))];
-        const std::chrono::duration<double> age = clock_.now() - job->created_at;
-        if (!job->started_at) oldest = std::max(oldest, age.count());
-    }
-    std::map<std::string, double> states;
-    for (const char* state : {"creating", "running", "stopped", "failed", "deleting"}) {
-        states[state] = 0;
-    }
-    std::vector<metrics::Sample> up;
-    std::vector<metrics::Sample> used;
-    std::vector<metrics::Sample> referenced;
-    std::map<std::string, double> snapshots;
-    for (const catalog::Branch* branch : catalog_.branches()) {
-        ++states[std::string(catalog::to_string(branch->state))];
-        const auto* database = catalog_.database_by_id(branch->database_id);
-        if (database == nullptr || up.size() >= config_.metrics.branch_series_max) continue;
-        snapshots[database->name] += static_cast<double>(catalog_.snapshots_of(branch->id).size());
-        const std::vector<std::string> labels{database->name, branch->name};
-        up.push_back({labels, branch->state == catalog::BranchState::kRunning ? 1.0 : 0.0});
-        if (const auto usage = catalog_.usage(branch->id)) {
-            used.push_back({labels, static_cast<double>(usage->used)});
-            referenced.push_back({labels, static_cast<double>(usage->referenced)});
-        }
-    }
-    const auto samples = [](const std::map<std::string, double>& values) {
-        std::vector<metrics::Sample> list;
-        for (const auto& [label, value] : values)
-            list.push_back({{label}, value});
-        return list;
-    };
-    wal_watch_.set_gauges(metrics_, config_.metrics.branch_series_max);
-    const std::string& pool = place_.pool;
-    metrics_.set_gauge("bpg_jobs", samples(jobs));
-    metrics_.set_gauge("bpg_queue_oldest_age_seconds", {{{}, oldest}});
-    metrics_.set_gauge("bpg_branches", samples(states));
-    metrics_.set_gauge("bpg_snapshots", samples(snapshots));
-    metrics_.set_gauge("bpg_instance_up", up);
-    metrics_.set_gauge("bpg_branch_used_bytes", used);
-    metrics_.set_gauge("bpg_branch_referenced_bytes", referenced);
-    metrics_.set_gauge("bpg_pool_size_bytes", {{{pool}, static_cast<double>(space_.size)}});
-    metrics_.set_gauge("bpg_pool_free_bytes", {{{pool}, static_cast<double>(space_.free)}});
 }
 
 asio::awaitable<void> wait_for_stop(asio::signal_set& signals) {

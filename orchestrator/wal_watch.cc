@@ -14,10 +14,6 @@ namespace {
 constexpr std::chrono::seconds kLookEvery{5};
 constexpr double kNearlyFull = 0.9;
 
-double seconds_of(WallTime time) {
-    return std::chrono::duration<double>(time.time_since_epoch()).count();
-}
-
 double filled(const std::filesystem::path& root) {
     std::error_code failure;
     const auto space = std::filesystem::space(root, failure);
@@ -65,6 +61,18 @@ asio::awaitable<void> WalWatch::look_at(std::string branch_id) {
 
     catalog::ArchiveFacts facts;
     facts.stored_bytes = holding.stored_bytes;
+    const auto before = services_.catalog.wal(branch_id).value_or(catalog::ArchiveFacts{});
+    facts.archived = before.archived;
+    facts.incarnation_id = archive.incarnation_id;
+    if (before.incarnation_id == facts.incarnation_id) {
+        facts.newest_archived = before.newest_archived;
+    }
+    for (const auto& [segment, held] : holding.segments) {
+        const std::string name = wal::segment_name(segment, holding.segment_size);
+        if (!held.archived || name <= facts.newest_archived) continue;
+        ++facts.archived;
+        facts.newest_archived = name;
+    }
     facts.pending = holding.pending;
     facts.oldest_pending = holding.oldest_pending;
     facts.last_archived_at = holding.last_archived_at;
@@ -85,6 +93,7 @@ void WalWatch::set_gauges(metrics::Instruments& metrics, std::size_t most) const
           "bpg_restorable_to_timestamp_seconds"}) {
         gauges[name];
     }
+    std::vector<metrics::Sample> archived;
     std::size_t shown = 0;
     for (const catalog::Branch* branch : services_.catalog.branches()) {
         const auto* database = services_.catalog.database_by_id(branch->database_id);
@@ -94,6 +103,7 @@ void WalWatch::set_gauges(metrics::Instruments& metrics, std::size_t most) const
         const auto add = [&](const char* name, double value) {
             gauges[name].push_back({labels, value});
         };
+        archived.push_back({labels, static_cast<double>(facts->archived)});
         add("bpg_wal_archive_bytes", static_cast<double>(facts->stored_bytes));
         add("bpg_wal_pending_segments", static_cast<double>(facts->pending));
         add("bpg_wal_gaps", static_cast<double>(facts->gaps));
@@ -107,6 +117,7 @@ void WalWatch::set_gauges(metrics::Instruments& metrics, std::size_t most) const
     }
     for (const auto& [name, samples] : gauges)
         metrics.set_gauge(name, samples);
+    metrics.set_counter("bpg_wal_archived_segments_total", archived);
 }
 
 std::vector<std::string> WalWatch::warnings() const {

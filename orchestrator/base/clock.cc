@@ -46,6 +46,10 @@ std::string format_time(WallTime time) {
                             absl::UTCTimeZone());
 }
 
+double seconds_of(WallTime time) {
+    return std::chrono::duration<double>(time.time_since_epoch()).count();
+}
+
 std::optional<WallTime> parse_time(std::string_view text) {
     absl::Time time;
     if (!absl::ParseTime(absl::RFC3339_full, std::string(text), &time, nullptr)) {

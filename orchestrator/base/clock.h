@@ -26,6 +26,8 @@ class SystemClock final : public Clock {
 
 /// "2026-11-23T09:22:03.123456Z"
 std::string format_time(WallTime time);
+/// Since the epoch, as Prometheus writes times.
+double seconds_of(WallTime time);
 /// Reads RFC 3339 with any fraction and zone; nothing when the text is not that.
 std::optional<WallTime> parse_time(std::string_view text);
 

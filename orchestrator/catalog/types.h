@@ -152,7 +152,10 @@ struct Usage {
 /// What is known of a branch's WAL archive since the last look; not stored.
 struct ArchiveFacts {
     std::uint64_t stored_bytes = 0;
-    std::uint64_t pending = 0;  ///< segments that wait to be archived
+    std::uint64_t archived = 0;   ///< segments, since bpgd knows it
+    std::string incarnation_id;   ///< that the rest is of
+    std::string newest_archived;  ///< segment name
+    std::uint64_t pending = 0;    ///< segments that wait to be archived
     std::optional<WallTime> oldest_pending;
     std::optional<WallTime> last_archived_at;
     std::uint64_t gaps = 0;

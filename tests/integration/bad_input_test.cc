@@ -819,11 +819,6 @@ TEST_P(BadInputDrivers, ADeadRuntimeIsSaidAndNothingIsMade) {
     remove_database("gone");
 }
 
-/// Pairs that differ from the others in nothing that these tests look at.
-std::vector<DriverPair> when_long(const DriverPair& pair) {
-    return long_mode() ? std::vector<DriverPair>{pair} : std::vector<DriverPair>{};
-}
-
 INSTANTIATE_TEST_SUITE_P(Btrfs, BadInputDrivers, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, BadInputDrivers, ::testing::Values(DriverPair{"zfs", "docker"}),

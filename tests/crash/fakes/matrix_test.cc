@@ -434,7 +434,7 @@ std::vector<Case> lifecycle_cases() {
                       std::move(submit),
                       undone};
             made.keep = std::chrono::hours(24);
-            made.one_in = 3;
+            made.one_in = 6;
             made.check = std::move(check);
             all.push_back(std::move(made));
         };
