@@ -3,10 +3,12 @@
 
 #include <fcntl.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -15,19 +17,27 @@
 
 namespace bpg::wal::test {
 
+/// Before or behind one system call of one of its threads. Each thread counts for itself, and none
+/// its waiting for another (futex): so the same number is the same call in every run.
+struct KillPoint {
+    std::size_t thread = 0;  ///< 0 is the one it began with
+    int stop = 1;            ///< from 1 on: before the first call, behind it, before the second…
+};
+
 struct HelperRun {
     int exit_code = -1;
     bool was_killed = false;
-    int stops = 0;  ///< before and behind every system call; only when they are counted
+    std::uint64_t killed_in = 0;     ///< this system call
+    bool was_killed_behind = false;  ///< behind it, else before it
+    std::size_t threads = 0;         ///< that it had; only where it was to be killed
     std::string out;
     std::string err;
 };
 
 struct HelperOptions {
-    fs::path directory{};          ///< where it runs
-    fs::path chroot{};             ///< …below this one, which has a copy of it as /bpg-wal
-    bool count_stops = false;      ///< lets it run to its end, stop by stop
-    std::optional<int> kill_at{};  ///< SIGKILL at this stop, from 1 on
+    fs::path directory{};  ///< where it runs
+    fs::path chroot{};     ///< …below this one, which has a copy of it as /bpg-wal
+    std::optional<KillPoint> kill_at{};
     uid_t user = 0;
 };
 
@@ -54,10 +64,11 @@ class Helper {
         ::dup2(out.get(), STDOUT_FILENO);
         ::dup2(err.get(), STDERR_FILENO);
         char* no_environment[] = {nullptr};
-        const bool ready = (options_.chroot.empty() || ::chroot(options_.chroot.c_str()) == 0) &&
-                           ::chdir(options_.directory.c_str()) == 0 &&
-                           (options_.user == 0 || ::setuid(options_.user) == 0) &&
-                           (!is_traced() || ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0);
+        const bool ready =
+            (options_.chroot.empty() || ::chroot(options_.chroot.c_str()) == 0) &&
+            ::chdir(options_.directory.c_str()) == 0 &&
+            (options_.user == 0 || ::setuid(options_.user) == 0) &&
+            (!options_.kill_at || ::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) == 0);
         if (ready) ::execve(program.c_str(), argv.data(), static_cast<char**>(no_environment));
         ::_exit(99);
     }
@@ -65,7 +76,7 @@ class Helper {
     HelperRun finish(pid_t child) {
         HelperRun run;
         int status = -1;
-        if (is_traced()) {
+        if (options_.kill_at) {
             follow(child, run, status);
         } else {
             ::waitpid(child, &status, 0);
@@ -80,25 +91,57 @@ class Helper {
     HelperRun run(const std::vector<std::string>& arguments) { return finish(start(arguments)); }
 
   private:
-    bool is_traced() const { return options_.count_stops || options_.kill_at.has_value(); }
-
     UniqueFd output(const char* name) const {
         return UniqueFd(
             ::open((scratch_ / name).c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
     }
 
+    /// A thread of it, as far as it has come.
+    struct Thread {
+        std::size_t index = 0;
+        int stops = 0;
+        std::uint64_t call = 0;  ///< that it is in
+    };
+
     void follow(pid_t child, HelperRun& run, int& status) const {
         if (::waitpid(child, &status, 0) != child || !WIFSTOPPED(status)) return;
-        ::ptrace(PTRACE_SETOPTIONS, child, nullptr, PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD);
-        while (WIFSTOPPED(status)) {
-            if (run.stops == options_.kill_at) {
+        ::ptrace(PTRACE_SETOPTIONS, child, nullptr,
+                 PTRACE_O_EXITKILL | PTRACE_O_TRACESYSGOOD | PTRACE_O_TRACECLONE);
+        std::map<pid_t, Thread> threads{{child, {}}};
+        ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
+        while (true) {
+            int seen = -1;
+            const pid_t who = ::waitpid(-1, &seen, __WALL | __WNOTHREAD);
+            if (who < 0) return;
+            if (!WIFSTOPPED(seen)) {
+                if (who != child) continue;
+                status = seen;  // of the whole: it comes last
+                break;
+            }
+            Thread& thread = threads.try_emplace(who, Thread{threads.size()}).first->second;
+            const bool is_in_call = WSTOPSIG(seen) == (SIGTRAP | 0x80);
+            if (is_in_call && is_point(who, thread, run)) {
                 ::kill(child, SIGKILL);
             } else {
-                ::ptrace(PTRACE_SYSCALL, child, nullptr, nullptr);
+                ::ptrace(PTRACE_SYSCALL, who, nullptr, nullptr);
             }
-            if (::waitpid(child, &status, 0) != child) return;
-            ++run.stops;
         }
+        run.threads = threads.size();
+    }
+
+    /// Counts a stop in a system call. Whether this is where to kill.
+    bool is_point(pid_t who, Thread& thread, HelperRun& run) const {
+        __ptrace_syscall_info info{};
+        if (::ptrace(PTRACE_GET_SYSCALL_INFO, who, sizeof info, &info) <= 0) return false;
+        const bool is_entry = info.op == PTRACE_SYSCALL_INFO_ENTRY;
+        if (is_entry) thread.call = info.entry.nr;
+        if (thread.call == SYS_futex) return false;
+        ++thread.stops;
+        const KillPoint& point = *options_.kill_at;
+        if (thread.index != point.thread || thread.stops != point.stop) return false;
+        run.killed_in = thread.call;
+        run.was_killed_behind = !is_entry;
+        return true;
     }
 
     fs::path scratch_;

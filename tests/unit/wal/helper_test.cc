@@ -4,6 +4,7 @@
 #include <sys/mount.h>
 
 #include <random>
+#include <set>
 
 #include "orchestrator/wal/new_file.h"
 #include "orchestrator/wal/verify.h"
@@ -133,120 +134,237 @@ TEST_F(HelperTest, VerifiesAndPrints) {
 
 // ---- killed at every system call ----------------------------------------------------------------
 
+/// What lies where the file is to go.
+enum class InTheWay { kNothing, kDamaged, kSame, kAnother };
+
 struct KillCase {
     std::string name;
-    bool is_bare;     ///< in a chroot without /proc: files are made under temporary names
-    bool is_damaged;  ///< a damaged file, or an older destination, is in the way
+    bool is_bare;  ///< in a chroot without /proc: files are made under temporary names
+    InTheWay there = InTheWay::kNothing;
 };
 
 class KilledHelper : public HelperTest, public testing::WithParamInterface<KillCase> {
   protected:
+    static constexpr std::string_view kDamaged = "a half copied leftover";
+
     void SetUp() override {
         HelperTest::SetUp();
         if (GetParam().is_bare) fs::copy_file(BPG_WAL_BINARY, root_ / "bpg-wal");
     }
-    HelperOptions options(std::optional<int> kill_at = std::nullopt) const {
+    static bool is_there(InTheWay what) { return GetParam().there == what; }
+    HelperOptions options(std::optional<KillPoint> kill_at = std::nullopt) const {
         if (GetParam().is_bare) {
             return {.directory = "/data", .chroot = root_, .kill_at = kill_at};
         }
         return {.directory = data(), .kill_at = kill_at};
     }
+    HelperRun run_there(const Words& words) const { return run_with(options(), words); }
     std::string place(const fs::path& path) const {
         return GetParam().is_bare ? "/" + path.filename().native() : path.native();
     }
-    void empty(const fs::path& directory) const {
+    static void empty(const fs::path& directory) {
         for (const auto& entry : fs::directory_iterator(directory))
             fs::remove(entry.path());
     }
     /// Names that are no temporary ones; those may be left where a file needs a name at once.
-    static std::vector<std::string> lasting(const fs::path& path) {
+    static Words lasting(const fs::path& path) {
         auto names = names_in(path);
         std::erase_if(names, [](const std::string& name) { return is_temporary_name(name); });
         return names;
     }
+
+    /// Runs it once for every system call of each of its threads, killed before it and behind it,
+    /// and then to its end, which is given back. `check` sees what each of the dead has left.
+    template <class Prepare, class Check>
+    HelperRun kill_everywhere(const Words& words, Prepare prepare, Check check) {
+        HelperRun whole;
+        KillPoint point;
+        do {
+            for (point.stop = 1;; ++point.stop) {
+                prepare();
+                const HelperRun run = run_with(options(point), words);
+                if (!run.was_killed) {
+                    whole = run;
+                    break;
+                }
+                killed_in_.emplace(run.killed_in, run.was_killed_behind);
+                SCOPED_TRACE(fmt::format("killed {} call {}, stop {} of thread {}",
+                                         run.was_killed_behind ? "behind" : "before", run.killed_in,
+                                         point.stop, point.thread));
+                check();
+                if (HasFatalFailure()) return run;
+            }
+            EXPECT_GT(point.stop, 1) << "thread " << point.thread << " makes no system call";
+        } while (++point.thread < whole.threads);
+        return whole;
+    }
+    void expect_killed_around(const std::vector<long>& calls) const {
+        for (const long call : calls) {
+            for (const bool behind : {false, true}) {
+                EXPECT_TRUE(killed_in_.contains({static_cast<std::uint64_t>(call), behind}))
+                    << call << (behind ? " behind" : " before");
+            }
+        }
+    }
+
+    std::set<std::pair<std::uint64_t, bool>> killed_in_;
 };
 
-TEST_P(KilledHelper, LeavesTheArchiveWholeAndTheNextOneSucceeds) {
-    const WalBuilder wal = write_segments(1);
-    const std::string name = wal.name(0);
-    const Words words{"archive", "--archive", place(archive()), "pg_wal/" + name, name};
-    int published = 0;
-    int stop = 1;
-    for (;; ++stop) {
+class KilledArchiving : public KilledHelper {
+  protected:
+    void SetUp() override {
+        KilledHelper::SetUp();
+        const WalBuilder wal = write_segments(2);
+        name_ = wal.name(0);
+        next_ = wal.name(1);
+        content_ = wal.segment(0);
+        if (is_there(InTheWay::kSame)) {
+            archive_it(name_);
+        } else if (is_there(InTheWay::kAnother)) {
+            write_segments(2, {.magic = 0xD10D});
+            archive_it(name_);
+            write_segments(2);
+        } else if (is_there(InTheWay::kDamaged)) {
+            put(stored(name_), kDamaged);
+        }
+        before_ = bytes_of(stored(name_));
+    }
+    void prepare() const {
         empty(archive());
-        if (GetParam().is_damaged) put(stored(name), "a half copied leftover");
-        const HelperRun killed = run_with(options(stop), words);
-        if (!killed.was_killed) {
-            EXPECT_EQ(killed.exit_code, 0) << killed.err;
-            break;
+        if (!before_.empty()) put(stored(name_), before_);
+    }
+    Words words(const std::string& name) const {
+        return {"archive", "--archive", place(archive()), "pg_wal/" + name, name};
+    }
+    bool is_kept() const { return is_there(InTheWay::kSame) || is_there(InTheWay::kAnother); }
+
+    void check_what_the_dead_left() {
+        const Words present = lasting(archive());
+        const std::string now = bytes_of(stored(name_));
+        if (is_kept()) {
+            ASSERT_EQ(now, before_) << "a good file was touched";
+            ASSERT_EQ(names_in(archive()), Words{name_ + ".zst"});
+        } else if (now == before_) {  // nothing yet
+            ASSERT_EQ(present.size(), before_.empty() ? 0U : 1U);
+        } else {
+            ++published_;
+            ASSERT_EQ(present, Words{name_ + ".zst"});
+            ASSERT_TRUE(verify_archive(archive()).empty());
+            ASSERT_EQ(plain_of(name_), content_);
         }
-        const auto present = lasting(archive());
-        ASSERT_LE(present.size(), 1U) << "stop " << stop;
-        ASSERT_TRUE(present.empty() || present[0] == name + ".zst") << present[0];
-        const bool is_old = !present.empty() && bytes_of(stored(name)) == "a half copied leftover";
-        if (!present.empty() && !is_old) {
-            ++published;
-            ASSERT_EQ(plain_of(name), wal.segment(0)) << "stop " << stop;
-        }
-        ASSERT_TRUE(!is_old || GetParam().is_damaged);
-        if (!GetParam().is_bare && !GetParam().is_damaged) {
+        if (!GetParam().is_bare && before_.empty()) {
             ASSERT_EQ(names_in(archive()), present) << "not even a temporary file";
         }
-        const HelperRun again = run_with(options(), words);
-        ASSERT_EQ(again.exit_code, 0) << "stop " << stop << ": " << again.err;
-        ASSERT_EQ(plain_of(name), wal.segment(0));
-        ASSERT_EQ(lasting(archive()), Words{name + ".zst"});
     }
-    EXPECT_GT(stop, 40) << "it makes more system calls than that";
-    EXPECT_GT(published, 4) << "the file is there before the last of them";
-    // What the dead left goes when somebody needs a temporary name.
-    put(stored(name), "damaged");
-    ASSERT_EQ(run_with(options(), words).exit_code, 0);
-    EXPECT_EQ(names_in(archive()), Words{name + ".zst"});
+    void check_that_the_next_one_succeeds() const {
+        const HelperRun again = run_there(words(name_));
+        if (is_there(InTheWay::kAnother)) {
+            expect_failure(again, 1, "wal_differs");
+            ASSERT_EQ(bytes_of(stored(name_)), before_);
+            return;
+        }
+        ASSERT_EQ(again.exit_code, 0) << again.err;
+        ASSERT_EQ(plain_of(name_), content_);
+        ASSERT_EQ(lasting(archive()), Words{name_ + ".zst"});
+        if (names_in(archive()).size() == 1) return;
+        // Where temporary names are needed, the next segment removes what the dead left.
+        ASSERT_EQ(run_there(words(next_)).exit_code, 0);
+        ASSERT_EQ(names_in(archive()), (Words{name_ + ".zst", next_ + ".zst"}));
+    }
+
+    std::string name_;
+    std::string next_;
+    std::string content_;
+    std::string before_;  ///< what lies in the archive under this name
+    int published_ = 0;
+};
+
+TEST_P(KilledArchiving, LeavesTheArchiveWholeAndTheNextOneSucceeds) {
+    const HelperRun whole = kill_everywhere(
+        words(name_), [this] { prepare(); },
+        [this] {
+            check_what_the_dead_left();
+            if (!HasFatalFailure()) check_that_the_next_one_succeeds();
+        });
+    ASSERT_FALSE(HasFatalFailure());
+    if (is_there(InTheWay::kAnother)) {
+        expect_failure(whole, 1, "wal_differs");
+    } else {
+        EXPECT_EQ(whole.exit_code, 0) << whole.err;
+        EXPECT_EQ(plain_of(name_), content_);
+    }
+    EXPECT_EQ(names_in(archive()), Words{name_ + ".zst"});
+    if (is_kept()) {
+        EXPECT_EQ(whole.threads, 2U) << "what is there is read by two";
+        return;
+    }
+    const bool replaces = is_there(InTheWay::kDamaged);
+    expect_killed_around({SYS_openat, SYS_pwrite64, SYS_fsync});
+    if (replaces) expect_killed_around({SYS_renameat});
+    if (!replaces || !GetParam().is_bare) expect_killed_around({SYS_linkat});
+    EXPECT_GT(published_, 4) << "the file is there before the last of its system calls";
 }
 
-TEST_P(KilledHelper, LeavesADestinationWholeOrAsItWas) {
+class KilledRestoring : public KilledHelper {};
+
+TEST_P(KilledRestoring, LeavesADestinationWholeOrAsItWas) {
     const WalBuilder wal = write_segments(2);
     archive_it(wal.name(0));
-    empty(pg_wal());
     const fs::path destination = pg_wal() / "RECOVERYXLOG";
     const Words words{"restore", "--archive", place(archive()), wal.name(0), "pg_wal/RECOVERYXLOG"};
+    const std::string before = is_there(InTheWay::kNothing) ? "" : "older";
     int delivered = 0;
-    int stop = 1;
-    for (;; ++stop) {
+    const auto prepare = [&] {
         empty(pg_wal());
-        if (GetParam().is_damaged) put(destination, "older");
-        const HelperRun killed = run_with(options(stop), words);
-        if (!killed.was_killed) {
-            EXPECT_EQ(killed.exit_code, 0) << killed.err;
-            break;
+        if (!before.empty()) put(destination, before);
+    };
+    const auto check = [&] {
+        const std::string content = bytes_of(destination);
+        if (content != before) {
+            ASSERT_EQ(content, wal.segment(0));
+            ++delivered;
         }
-        if (fs::exists(destination)) {
-            const std::string content = bytes_of(destination);
-            const bool is_old = GetParam().is_damaged && content == "older";
-            ASSERT_TRUE(is_old || content == wal.segment(0)) << "stop " << stop;
-            delivered += is_old ? 0 : 1;
-        }
-        const HelperRun again = run_with(options(), words);
-        ASSERT_EQ(again.exit_code, 0) << "stop " << stop << ": " << again.err;
+        ASSERT_EQ(fs::exists(destination), !content.empty());
+        const HelperRun again = run_there(words);
+        ASSERT_EQ(again.exit_code, 0) << again.err;
         ASSERT_EQ(bytes_of(destination), wal.segment(0));
         ASSERT_EQ(lasting(pg_wal()), Words{"RECOVERYXLOG"});
-    }
-    EXPECT_GT(stop, 40);
+        if (names_in(pg_wal()).size() == 1) return;
+        // What the dead left goes when a file needs a temporary name: over another one it does.
+        ASSERT_EQ(run_there(words).exit_code, 0);
+        ASSERT_EQ(names_in(pg_wal()), Words{"RECOVERYXLOG"});
+    };
+    const HelperRun whole = kill_everywhere(words, prepare, check);
+    ASSERT_FALSE(HasFatalFailure());
+    EXPECT_EQ(whole.exit_code, 0) << whole.err;
+    EXPECT_EQ(whole.threads, 2U) << "one decompresses, one writes";
+    expect_killed_around({SYS_openat, SYS_pwrite64, SYS_linkat});
+    if (!before.empty()) expect_killed_around({SYS_renameat});
     EXPECT_GT(delivered, 0);
-    ASSERT_EQ(run_with(options(), words).exit_code, 0);
-    EXPECT_EQ(names_in(pg_wal()), Words{"RECOVERYXLOG"}) << "nor does what the dead left stay";
     EXPECT_EQ(names_in(archive()), Words{wal.name(0) + ".zst"});
 }
 
-INSTANTIATE_TEST_SUITE_P(Everywhere, KilledHelper,
-                         testing::Values(KillCase{"native", false, false},
-                                         KillCase{"native_over_another", false, true},
-                                         KillCase{"bare_chroot", true, false},
-                                         KillCase{"bare_chroot_over_another", true, true}),
-                         [](const testing::TestParamInfo<KillCase>& info) {
-                             return info.param.name;
-                         });
+std::string name_of_case(const testing::TestParamInfo<KillCase>& info) {
+    return info.param.name;
+}
+
+// Where a good file is in the way none is made, so that /proc does not matter.
+INSTANTIATE_TEST_SUITE_P(Everywhere, KilledArchiving,
+                         testing::Values(KillCase{"native", false},
+                                         KillCase{"native_damaged", false, InTheWay::kDamaged},
+                                         KillCase{"native_again", false, InTheWay::kSame},
+                                         KillCase{"native_another", false, InTheWay::kAnother},
+                                         KillCase{"bare_chroot", true},
+                                         KillCase{"bare_chroot_damaged", true, InTheWay::kDamaged}),
+                         name_of_case);
+
+INSTANTIATE_TEST_SUITE_P(Everywhere, KilledRestoring,
+                         testing::Values(KillCase{"native", false},
+                                         KillCase{"native_over_another", false, InTheWay::kAnother},
+                                         KillCase{"bare_chroot", true},
+                                         KillCase{"bare_chroot_over_another", true,
+                                                  InTheWay::kAnother}),
+                         name_of_case);
 
 // ---- in other surroundings ----------------------------------------------------------------------
 
