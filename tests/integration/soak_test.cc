@@ -256,7 +256,9 @@ class Soak : public HostSuite<Soak> {
         }
         const CliResult side = host().bpg({"-y", "-o", "json", "db", "delete", "side", "--force"});
         if (!side.ok()) EXPECT_EQ(side.error().code, "database_not_found") << side.text();
-        host().bpg_json({"trash", "purge", "--all"});
+        // What bpgd empties by itself at this moment is busy.
+        EXPECT_TRUE(
+            eventually([] { return host().bpg({"-y", "trash", "purge", "--all"}).ok(); }, 60s));
         host().wait_until_idle();
     }
 
