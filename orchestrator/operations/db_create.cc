@@ -13,7 +13,7 @@ std::span<const jobs::Step<DbCreate>> DbCreate::steps() {
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<DbCreate> kSteps[] = {
         {"prepare_engine", "find the PostgreSQL it will run", &DbCreate::prepare_engine,
-         nothing_to_undo, &DbCreate::record_engine},
+         &DbCreate::abandon_engine, &DbCreate::record_engine},
         {"create_volume", "make an empty volume", &DbCreate::create_volume,
          &DbCreate::destroy_volume, nothing_to_record},
         {"init_data_directory", "initialise the data directory", &DbCreate::init_data_directory,
@@ -52,6 +52,15 @@ asio::awaitable<Progress> DbCreate::prepare_engine(State& state) {
     };
     engine_ = co_await services_.runtime.prepare_engine(found, report);
     co_return Done{};
+}
+
+/// What a runtime that is away has of it goes with whatever it removes next: no reason to wait.
+asio::awaitable<void> DbCreate::abandon_engine(const State& state) {
+    try {
+        co_await instances_.remove(state.branch_id);
+    } catch (const Error& error) {
+        if (error.kind() != ErrorKind::kUnavailable) throw;
+    }
 }
 
 void DbCreate::record_engine(const State& state, jobs::Batch& batch) const {

@@ -44,6 +44,7 @@ class DbCreate {
     asio::awaitable<jobs::Progress> publish(State& state);
 
     asio::awaitable<void> destroy_volume(const State& state);
+    asio::awaitable<void> abandon_engine(const State& state);
     asio::awaitable<void> abandon_init(const State& state);
     asio::awaitable<void> remove_instance(const State& state);
     asio::awaitable<void> forget_password(const State& state);

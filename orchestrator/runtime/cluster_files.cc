@@ -44,6 +44,12 @@ void finish_cluster(const std::filesystem::path& data) {
     fsync_directory(data.parent_path());
 }
 
+std::string boot_id() {
+    constexpr std::size_t kUuidSize = 36;
+    const auto text = read_file("/proc/sys/kernel/random/boot_id", 64);
+    return text ? text->substr(0, kUuidSize) : "";
+}
+
 std::vector<std::string> initdb_arguments(const std::filesystem::path& data,
                                           const std::string& locale) {
     return {"-D",

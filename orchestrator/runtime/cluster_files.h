@@ -24,6 +24,9 @@ std::filesystem::path unfinished_cluster(const std::filesystem::path& data);
 /// After initdb: one sync of the file system, then the rename.
 void finish_cluster(const std::filesystem::path& data);
 
+/// The host's boot. What was written in an earlier one and not synced may be gone.
+std::string boot_id();
+
 /// The arguments of initdb, without its own name.
 std::vector<std::string> initdb_arguments(const std::filesystem::path& data,
                                           const std::string& locale);

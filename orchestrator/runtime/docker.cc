@@ -3,6 +3,7 @@
 #include "orchestrator/runtime/docker.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -119,6 +120,12 @@ Error image_gone(const std::string& image, const std::string& why) {
             "pull or load it again; another one would change how the data is sorted"};
 }
 
+Error rivals(const std::string& action) {
+    return {ErrorKind::kUnavailable, "runtime_unavailable", "cannot " + action,
+            "its container is made and removed by somebody else again and again",
+            "does another bpgd use the same runtime.docker.container_prefix?"};
+}
+
 void check_branch_id(const std::string& branch_id) {
     if (!is_valid_id(branch_id)) {
         throw Error(ErrorKind::kInternal, "id_invalid", "this is no id of a branch", branch_id);
@@ -141,8 +148,7 @@ DockerRuntime::DockerRuntime(Settings settings, BlockingPool& pool, asio::any_io
       pool_(pool),
       executor_(std::move(executor)),
       wire_(settings_.socket),
-      events_(settings_.socket, executor_),
-      made_at_(std::time(nullptr)) {
+      events_(settings_.socket, executor_) {
     const std::string& prefix = settings_.container_prefix;
     constexpr std::size_t kPrefixMax = 40;
     const auto fits = [](char c) {
@@ -188,6 +194,7 @@ DockerRuntime::Container DockerRuntime::read_inspected(std::string_view text) {
     found.role = text_of(member(labels, kRoleLabel));
     found.branch_id = text_of(member(labels, kBranchLabel));
     found.data_directory = text_of(member(labels, kDataLabel));
+    found.attempt = text_of(member(labels, kAttemptLabel));
     found.state = text_of(member(state, "Status"));
     found.pid = number_of(member(state, "Pid"));
     found.exit_code = number_of(member(state, "ExitCode"));
@@ -320,9 +327,7 @@ asio::awaitable<void> DockerRuntime::start(const InstanceSpec& spec) {
         asio::steady_timer timer(executor_, kLookPause);
         co_await timer.async_wait(asio::use_awaitable);
     }
-    throw Error(ErrorKind::kUnavailable, "runtime_unavailable", "cannot start the instance",
-                "its container is made and removed by somebody else again and again",
-                "does another bpgd use the same runtime.docker.container_prefix?");
+    throw rivals("start the instance");
 }
 
 /// Why an instance ended is in its container's log, which goes with the container.
@@ -523,9 +528,66 @@ asio::awaitable<void> DockerRuntime::remove_container(std::string id) {
 
 asio::awaitable<std::string> DockerRuntime::init_data_directory(const InitSpec& spec) {
     check_branch_id(spec.branch_id);
-    const ImageFacts image = co_await image_of(spec.engine);
-    auto look = [&spec] { return is_finished_cluster(spec.data_directory); };
-    if (co_await pool_.run(std::move(look))) co_return std::string();
+    ImageFacts image = co_await image_of(spec.engine);
+    const ContainerPlan plan = init_plan(spec, std::move(image));
+    const auto end = steady_clock::now() + kRivalPatience;
+    while (steady_clock::now() < end) {
+        const std::optional<std::string> said = co_await init_once(spec, plan);
+        if (said) co_return *said;
+        asio::steady_timer timer(executor_, kLookPause);
+        co_await timer.async_wait(asio::use_awaitable);
+    }
+    throw rivals("make a data directory");
+}
+
+ContainerPlan DockerRuntime::init_plan(const InitSpec& spec, ImageFacts image) const {
+    ContainerPlan plan;
+    plan.role = kInitRole;
+    plan.prefix = settings_.container_prefix;
+    plan.branch_id = spec.branch_id;
+    plan.data_directory = spec.data_directory;
+    plan.image = std::move(image);
+    plan.program = "initdb";
+    plan.arguments = initdb_arguments(spec.data_directory, spec.locale);
+    // Of an earlier boot, a power cut may have taken what it wrote: nothing of it was synced.
+    plan.attempt =
+        fmt::format("{} {} {}", boot_id(), plan.image.id, fmt::join(plan.arguments, " "));
+    plan.user = spec.engine.user;
+    plan.mounts = {spec.volume};
+    plan.limits = settings_.limits;
+    return plan;
+}
+
+/// What initdb said; nothing when another attempt took the name first.
+asio::awaitable<std::optional<std::string>> DockerRuntime::init_once(InitSpec spec,
+                                                                     ContainerPlan plan) {
+    std::string name = container_name(spec.name) + ".init";
+    const auto earlier = co_await look_at(std::move(name));
+    auto look = [&spec] {
+        return std::pair(is_finished_cluster(spec.data_directory),
+                         is_finished_cluster(unfinished_cluster(spec.data_directory)));
+    };
+    const auto [is_finished, is_complete] = co_await pool_.run(std::move(look));
+    const bool is_left =
+        earlier && is_ours(*earlier, kInitRole, spec.branch_id, spec.data_directory);
+    if (is_finished) {
+        if (is_left) co_await remove_container(earlier->id);
+        co_return std::string();
+    }
+    if (is_left && earlier->attempt == plan.attempt) {
+        const bool has_done_it = earlier->state == "exited" && earlier->exit_code == 0;
+        if (earlier->state == "running" || (has_done_it && is_complete)) {
+            co_return co_await finish_init(earlier->id, std::move(spec), /*is_new=*/false);
+        }
+    }
+    const auto id = co_await create_init(spec, std::move(plan));
+    if (!id) co_return std::nullopt;
+    co_return co_await finish_init(*id, std::move(spec), /*is_new=*/true);
+}
+
+/// Nothing when the name is taken.
+asio::awaitable<std::optional<std::string>> DockerRuntime::create_init(InitSpec spec,
+                                                                       ContainerPlan plan) {
     const Place place{spec.branch_id, spec.name, spec.volume, spec.data_directory};
     const Survey found = co_await survey(place);
     for (const std::string& id : found.leftovers)
@@ -533,27 +595,41 @@ asio::awaitable<std::string> DockerRuntime::init_data_directory(const InitSpec& 
     co_await wait_for_free_directory(spec.data_directory);
     auto begin = [&spec] { begin_cluster(spec.data_directory, spec.engine.user); };
     co_await pool_.run(std::move(begin));
-
-    ContainerPlan plan;
-    plan.role = kInitRole;
-    plan.prefix = settings_.container_prefix;
-    plan.branch_id = spec.branch_id;
-    plan.data_directory = spec.data_directory;
-    plan.image = image;
-    plan.program = "initdb";
-    plan.arguments = initdb_arguments(spec.data_directory, spec.locale);
-    plan.user = spec.engine.user;
-    plan.mounts = {spec.volume};
-    plan.limits = settings_.limits;
-    const std::string name = container_name(spec.name) + ".init";
     std::string body = container_body(plan).dump();
-    const auto id = co_await create(name, std::move(body), spec.engine.image);
-    if (!id) throw foreign(name, "");
-    const Exit exit = co_await run_to_end(*id, kInitDeadline);
-    if (exit.code != 0) throw initdb_failed(fmt::format("exit code {}", exit.code), exit.log);
-    auto finish = [&spec] { finish_cluster(spec.data_directory); };
-    co_await pool_.run(std::move(finish));
+    std::string name = container_name(spec.name) + ".init";
+    co_return co_await create(std::move(name), std::move(body), spec.engine.image);
+}
+
+/// The container goes last: until the cluster has its name, it says how initdb ended.
+asio::awaitable<std::string> DockerRuntime::finish_init(std::string id, InitSpec spec,
+                                                        bool is_new) {
+    Exit exit;
+    std::optional<Error> failure;
+    try {
+        if (is_new) co_await start_container(id, 0);
+        exit = co_await end_of(id, kInitDeadline);
+        if (exit.code != 0) throw initdb_failed(fmt::format("exit code {}", exit.code), exit.log);
+        auto finish = [&spec] { finish_cluster(spec.data_directory); };
+        co_await pool_.run(std::move(finish));
+    } catch (const Error& error) {
+        failure = error;
+    }
+    if (!failure || failure->code() != "runtime_unavailable") co_await remove_container(id);
+    if (failure) throw *failure;
     co_return exit.log;
+}
+
+/// How a container ends; kTimeout `container_timed_out` if it does not.
+asio::awaitable<DockerRuntime::Exit> DockerRuntime::end_of(std::string id, milliseconds deadline) {
+    if (!co_await wait_for_end(id, deadline)) {
+        throw Error(ErrorKind::kTimeout, "container_timed_out", "a container did not end in time",
+                    fmt::format("it still ran after {} s", deadline.count() / 1000));
+    }
+    const auto ended = co_await look_at(id);
+    Exit exit;
+    exit.code = ended ? ended->exit_code : -1;
+    exit.log = co_await last_words(id, kInitLogLines);
+    co_return exit;
 }
 
 /// Starts a container that was made, waits for its end and removes it.
@@ -563,15 +639,7 @@ asio::awaitable<DockerRuntime::Exit> DockerRuntime::run_to_end(std::string id,
     std::optional<Error> failure;
     try {
         co_await start_container(id, 0);
-        if (co_await wait_for_end(id, deadline)) {
-            const auto ended = co_await look_at(id);
-            exit.code = ended ? ended->exit_code : -1;
-            exit.log = co_await last_words(id, kInitLogLines);
-        } else {
-            failure =
-                Error(ErrorKind::kTimeout, "container_timed_out", "a container did not end in time",
-                      fmt::format("it still ran after {} s", deadline.count() / 1000));
-        }
+        exit = co_await end_of(id, deadline);
     } catch (const Error& error) {
         failure = error;
     }
@@ -657,24 +725,33 @@ asio::awaitable<void> DockerRuntime::remove(const InstanceRef& instance) {
     auto work = [&instance] { remove_tree(instance.socket_directory); };
     co_await pool_.run(std::move(work));
     try {
-        co_await remove_networks_after_the_last();
+        co_await clear_up();
     } catch (const Error& error) {
-        log::debug("networks of instances stay for now", {{"why", error.what()}});
+        log::debug("what is shared by instances stays for now", {{"why", error.what()}});
     }
 }
 
-/// With the last instance go the networks and the rule: nothing of ours is left on a host without
-/// branches. Not while one starts, which may have looked at the rule already.
-asio::awaitable<void> DockerRuntime::remove_networks_after_the_last() {
-    if (starting_ > 0 || removing_networks_) co_return;
+/// Removes what a bpgd that was killed looked at an image with. With the last instance go the
+/// networks and the rule: nothing of ours is left on a host without branches. Not while one starts,
+/// which may have looked at the rule already.
+asio::awaitable<void> DockerRuntime::clear_up() {
+    if (removing_networks_) co_return;
     const json filters{{"label", {fmt::format("{}={}", kOwnerLabel, settings_.container_prefix)}}};
     DockerRequest request;
     request.target = "/containers/json?all=1&filters=" + url_escape(filters.dump());
     request.deadline = settings_.deadline;
     request.body_max = kListMax;
     const DockerAnswer answer = co_await wire_.call(std::move(request));
-    if (!answer.ok() || !parsed(answer.body).empty()) co_return;
-    if (starting_ > 0 || removing_networks_) co_return;
+    if (!answer.ok()) co_return;
+    const json list = parsed(answer.body);
+    std::size_t left = 0;
+    for (const json& item : list) {
+        const Container one = read_listed(item);
+        const bool is_stray = one.role == kProbeRole && !probes_.contains(one.name);
+        if (is_stray) co_await remove_container(one.id);
+        if (!is_stray) ++left;
+    }
+    if (left > 0 || starting_ > 0 || removing_networks_) co_return;
     const Removing announced(*this);
     co_await remove_networks();
 }

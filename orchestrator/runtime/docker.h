@@ -108,7 +108,21 @@ class DockerRuntime final : public Runtime {
       private:
         DockerRuntime& runtime_;
     };
-    asio::awaitable<void> remove_networks_after_the_last();
+    /// One look at an image.
+    class Probing {
+      public:
+        Probing(std::set<std::string>& all, std::string name) : all_(all), name_(std::move(name)) {
+            all_.insert(name_);
+        }
+        ~Probing() { all_.erase(name_); }
+        Probing(const Probing&) = delete;
+        Probing& operator=(const Probing&) = delete;
+
+      private:
+        std::set<std::string>& all_;
+        std::string name_;
+    };
+    asio::awaitable<void> clear_up();
     asio::awaitable<void> keep_last_words(std::string id, InstanceSpec spec);
     /// A container as dockerd describes it.
     struct Container {
@@ -117,8 +131,9 @@ class DockerRuntime final : public Runtime {
         std::string role;
         std::string branch_id;
         std::string data_directory;
-        std::string owner;  ///< container_prefix of who made it
-        std::string state;  ///< "created", "running", "paused", "exited", …
+        std::string owner;    ///< container_prefix of who made it
+        std::string attempt;  ///< where a look at it alone told it
+        std::string state;    ///< "created", "running", "paused", "exited", …
         std::int64_t pid = 0;
         std::int64_t exit_code = 0;
         std::int64_t made_at = 0;  ///< seconds since the epoch, where a list told it
@@ -152,6 +167,7 @@ class DockerRuntime final : public Runtime {
     std::string container_name(const std::string& name) const;
     ContainerPlan plan_of(const InstanceSpec& spec, ImageFacts image,
                           const DockerNetwork& network) const;
+    ContainerPlan init_plan(const InitSpec& spec, ImageFacts image) const;
     asio::awaitable<DockerAnswer> send(std::string method, std::string target,
                                        std::string body = "");
 
@@ -171,6 +187,10 @@ class DockerRuntime final : public Runtime {
     asio::awaitable<bool> wait_for_end(std::string id, std::chrono::milliseconds timeout);
     asio::awaitable<void> send_signal(std::string id, std::string signal);
     asio::awaitable<std::string> last_words(std::string id, std::size_t lines);
+    asio::awaitable<std::optional<std::string>> init_once(InitSpec spec, ContainerPlan plan);
+    asio::awaitable<std::optional<std::string>> create_init(InitSpec spec, ContainerPlan plan);
+    asio::awaitable<std::string> finish_init(std::string id, InitSpec spec, bool is_new);
+    asio::awaitable<Exit> end_of(std::string id, std::chrono::milliseconds deadline);
     asio::awaitable<Exit> run_to_end(std::string id, std::chrono::milliseconds deadline);
 
     // docker_engine.cc
@@ -179,7 +199,6 @@ class DockerRuntime final : public Runtime {
     asio::awaitable<void> pull(ImageReference reference, std::string shown, FetchReport report);
     asio::awaitable<Engine> probe(ImageFacts facts);
     asio::awaitable<FileOwner> read_owner(std::string container_id);
-    asio::awaitable<void> sweep_probes();
 
     Settings settings_;
     BlockingPool& pool_;
@@ -192,8 +211,7 @@ class DockerRuntime final : public Runtime {
     int starting_ = 0;
     bool removing_networks_ = false;
     Signal networks_removed_;
-    std::int64_t made_at_;  ///< seconds since the epoch
-    bool probes_swept_ = false;
+    std::set<std::string> probes_;  ///< names of the containers that look at an image now
 };
 
 }  // namespace bpg::runtime

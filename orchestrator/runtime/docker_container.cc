@@ -45,6 +45,7 @@ json labels_of(const ContainerPlan& plan) {
                    {std::string(kVersionLabel), "1"}};
     if (!plan.branch_id.empty()) labels[std::string(kBranchLabel)] = plan.branch_id;
     if (!plan.ref.empty()) labels[std::string(kRefLabel)] = plan.ref;
+    if (!plan.attempt.empty()) labels[std::string(kAttemptLabel)] = plan.attempt;
     if (!plan.data_directory.empty()) {
         labels[std::string(kDataLabel)] = plan.data_directory.native();
     }

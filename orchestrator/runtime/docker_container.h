@@ -23,6 +23,7 @@ constexpr std::string_view kRoleLabel = "betterpg.role";
 constexpr std::string_view kDataLabel = "betterpg.data_directory";
 constexpr std::string_view kVersionLabel = "betterpg.version";
 constexpr std::string_view kOwnerLabel = "betterpg.prefix";
+constexpr std::string_view kAttemptLabel = "betterpg.attempt";
 
 constexpr std::string_view kInstanceRole = "instance";
 constexpr std::string_view kInitRole = "init";
@@ -41,6 +42,7 @@ struct ContainerPlan {
     std::string branch_id;  ///< empty for a probe
     std::string ref;
     std::filesystem::path data_directory;
+    std::string attempt;  ///< what another must have in common to be the same; empty: nothing
     ImageFacts image;
     std::string program;  ///< looked up in program_path()
     std::vector<std::string> arguments;

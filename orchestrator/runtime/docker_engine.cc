@@ -7,7 +7,6 @@
 #include <utility>
 
 #include "orchestrator/base/id.h"
-#include "orchestrator/base/log.h"
 #include "orchestrator/runtime/docker.h"
 
 namespace bpg::runtime {
@@ -94,7 +93,6 @@ asio::awaitable<Engine> DockerRuntime::prepare_engine(Engine engine, FetchReport
     if (engine.digest.empty()) engine.digest = digest_of(*facts, reference);
     if (!engine.version.empty()) co_return engine;
 
-    co_await sweep_probes();
     auto known = probed_.find(facts->id);
     if (known == probed_.end()) {
         Engine found = co_await probe(*facts);
@@ -169,6 +167,7 @@ asio::awaitable<Engine> DockerRuntime::probe(ImageFacts facts) {
     plan.user = kNobody;
     plan.limits = settings_.limits;
     const std::string name = settings_.container_prefix + "probe-" + random_hex(8);
+    const Probing announced(probes_, name);
     std::string body = container_body(plan).dump();
     const auto id = co_await create(name, std::move(body), facts.id);
     if (!id) throw Error(ErrorKind::kUnavailable, "runtime_unavailable", "cannot look at an image");
@@ -216,25 +215,6 @@ asio::awaitable<FileOwner> DockerRuntime::read_owner(std::string container_id) {
         path = (path.parent_path() / file->link_target).lexically_normal();
     }
     throw unsuitable("", "its /etc/passwd is a link to a link to a link");
-}
-
-/// Removes the probes of a bpgd that was killed.
-asio::awaitable<void> DockerRuntime::sweep_probes() {
-    if (std::exchange(probes_swept_, true)) co_return;
-    const json filters = {{"label",
-                           {fmt::format("{}={}", kRoleLabel, kProbeRole),
-                            fmt::format("{}={}", kOwnerLabel, settings_.container_prefix)}}};
-    const std::string query = url_escape(filters.dump());
-    const DockerAnswer answer = co_await send("GET", "/containers/json?all=1&filters=" + query);
-    const json list = json::parse(answer.body, nullptr, /*allow_exceptions=*/false);
-    if (!answer.ok() || !list.is_array()) co_return;
-    for (const json& item : list) {
-        const std::string id = item.value("Id", "");
-        const std::int64_t made = item.value("Created", std::int64_t{0});
-        if (id.empty() || made >= made_at_) continue;
-        log::info("removing a container that looked at an image and was left", {{"id", id}});
-        co_await remove_container(id);
-    }
 }
 
 }  // namespace bpg::runtime

@@ -215,6 +215,13 @@ std::optional<ProcessFacts> find_postmaster(const std::string& branch_id,
     return oldest;
 }
 
+std::vector<ProcessFacts> find_servers_of(const std::filesystem::path& data_directory) {
+    std::vector<ProcessFacts> found = find_processes_with_argument(data_directory.native());
+    std::erase_if(
+        found, [&](const ProcessFacts& one) { return one.zombie || !serves(one, data_directory); });
+    return found;
+}
+
 std::vector<pid_t> processes_in(const std::filesystem::path& directory) {
     struct stat wanted{};
     if (::stat(directory.c_str(), &wanted) != 0) {

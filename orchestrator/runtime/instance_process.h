@@ -33,6 +33,9 @@ bool systemd_runs();
 std::optional<ProcessFacts> find_postmaster(const std::string& branch_id,
                                             const std::filesystem::path& data_directory);
 
+/// Every live process that was told to work on this data directory (`-D`): postmasters, initdb.
+std::vector<ProcessFacts> find_servers_of(const std::filesystem::path& data_directory);
+
 /// Every live process that works in this directory, whatever name led it there: postgres processes
 /// change into their data directory. Sees into containers, too.
 std::vector<pid_t> processes_in(const std::filesystem::path& directory);

@@ -241,6 +241,8 @@ asio::awaitable<std::filesystem::path> ProcessRuntime::bin_dir_for(std::string v
 
 asio::awaitable<std::string> ProcessRuntime::init_data_directory(const InitSpec& spec) {
     const auto bin_dir = co_await bin_dir_for(spec.engine.version);
+    std::filesystem::path unfinished = unfinished_cluster(spec.data_directory);
+    co_await end_orphan(std::move(unfinished));
     auto work = [bin_dir, spec, user = user_] {
         if (!is_finished_cluster(spec.data_directory)) {
             const auto users = processes_in(spec.data_directory);
@@ -249,6 +251,21 @@ asio::awaitable<std::string> ProcessRuntime::init_data_directory(const InitSpec&
         return make_data_directory(bin_dir, spec, user);
     };
     co_return co_await pool_.run(std::move(work));
+}
+
+/// An initdb of a bpgd that was killed goes on; and once it fails, for what it made was removed, it
+/// removes what it finds under its path: the work of the next one.
+asio::awaitable<void> ProcessRuntime::end_orphan(std::filesystem::path unfinished) {
+    auto look = [&unfinished] { return find_servers_of(unfinished); };
+    const std::vector<ProcessFacts> found = co_await pool_.run(std::move(look));
+    for (const ProcessFacts& one : found) {
+        const auto watch = Watch::open(executor_, Identity{one.pid, one.start_time});
+        if (!watch) continue;
+        watch->signal(SIGKILL);
+        co_await wait_for_end(watch, kKillPatience);
+    }
+    // The server that it talked to ends when its input does.
+    co_await wait_for_free_directory(std::move(unfinished));
 }
 
 asio::awaitable<void> ProcessRuntime::start(const InstanceSpec& spec) {

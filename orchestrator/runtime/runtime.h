@@ -124,9 +124,10 @@ class Runtime {
     /// No I/O.
     virtual Reach reach(const std::string& listen) const = 0;
 
-    /// initdb: UTF8, data checksums, superuser `postgres`. Begins from nothing each time: anything
-    /// in the data directory that is no finished cluster is removed first; a finished one is left.
-    /// What initdb said, for the log of the job.
+    /// initdb: UTF8, data checksums, superuser `postgres`. A finished cluster is left; anything
+    /// else in the data directory is removed first, but for the work of a container that a bpgd
+    /// made which was killed since: that goes on, and counts. What initdb said, for the log of the
+    /// job.
     virtual asio::awaitable<std::string> init_data_directory(const InitSpec& spec) = 0;
 
     /// Starts PostgreSQL and returns once the process exists, not when it is ready. An instance of
@@ -137,8 +138,8 @@ class Runtime {
     /// kImmediate: SIGQUIT, then SIGKILL after five seconds. Not running is success.
     virtual asio::awaitable<void> stop(const InstanceRef& instance, StopMode mode,
                                        std::chrono::milliseconds timeout) = 0;
-    /// Removes what is left of a stopped instance and of an interrupted init_data_directory()
-    /// (socket directory, container), not its data.
+    /// Removes what is left of a stopped instance and of an interrupted init_data_directory() or
+    /// prepare_engine() (socket directory, containers), not its data.
     virtual asio::awaitable<void> remove(const InstanceRef& instance) = 0;
     /// Makes it read its hba file again (SIGHUP).
     virtual asio::awaitable<void> reload(const InstanceRef& instance) = 0;

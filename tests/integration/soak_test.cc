@@ -112,9 +112,8 @@ class Acknowledged {
     std::vector<std::string> ids_;
 };
 
-/// One user's next command line, without the global flags. Without `databases` none is made or
-/// deleted: initdb in a container takes longer than bpgd is let live where it is killed.
-std::vector<std::string> choose(std::mt19937_64& random, bool databases) {
+/// One user's next command line, without the global flags.
+std::vector<std::string> choose(std::mt19937_64& random) {
     const auto below = [&random](int limit) {
         return std::uniform_int_distribution<int>(0, limit - 1)(random);
     };
@@ -134,7 +133,7 @@ std::vector<std::string> choose(std::mt19937_64& random, bool databases) {
     if (choice < 87) return {"snapshot", "create", name()};
     if (choice < 90) return {"branch", "rename", name(), name()};
     if (choice < 93) return {"password", "rotate", name()};
-    if (choice < 95 && databases) return {"db", below(2) == 0 ? "create" : "delete", "side"};
+    if (choice < 95) return {"db", below(2) == 0 ? "create" : "delete", "side"};
     return {"status"};
 }
 
@@ -150,7 +149,7 @@ class Soak : public HostSuite<Soak> {
         at_once(kUsers, [&](std::size_t user) {
             std::mt19937_64 random(seed + user);
             while (begun++ < operations) {
-                std::vector<std::string> arguments = choose(random, true);
+                std::vector<std::string> arguments = choose(random);
                 const std::string what = fmt::format("{}", fmt::join(arguments, " "));
                 arguments.insert(arguments.begin(), {"-y", "-o", "json"});
                 tally.note(arguments[3] == "branch" ? what.substr(7) : what, host().bpg(arguments));
@@ -170,7 +169,7 @@ class Soak : public HostSuite<Soak> {
                     tally.note("cancel", host().bpg({"-o", "json", "job", "cancel", victim}));
                     continue;
                 }
-                std::vector<std::string> arguments = choose(random, !host().in_docker());
+                std::vector<std::string> arguments = choose(random);
                 const bool has_verb = arguments.size() > 1 && arguments[0] != "status" &&
                                       arguments[1].find('/') == std::string::npos;
                 const std::string verb = has_verb ? arguments[1] : arguments[0];
@@ -194,8 +193,11 @@ class Soak : public HostSuite<Soak> {
             return kill < times || (kill < 4 * times && acknowledged.count() <= enough);
         };
         for (int kill = 0; is_wanted(kill); ++kill) {
-            // Longer than the longest step, or nothing could ever get done.
-            std::this_thread::sleep_for(std::chrono::milliseconds(500 + random() % 2000));
+            // Longer than the longest step, or nothing could ever get done; and where it is not,
+            // for the machine has other work, longer and longer.
+            const auto more = static_cast<std::uint64_t>(std::max(kill - times, 0)) * 200;
+            const std::chrono::milliseconds life(500 + random() % 2000 + more);
+            std::this_thread::sleep_for(life);
             const auto began = std::chrono::steady_clock::now();
             host().kill_daemon();
             host().start_daemon();

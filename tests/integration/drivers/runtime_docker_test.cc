@@ -139,6 +139,70 @@ TEST_F(RuntimeDocker, AnInterruptedInitIsRepeatedAndAFinishedOneIsLeftAlone) {
     branch.start_ready();
 }
 
+/// Begins initdb as a bpgd that is killed while it runs; the id of its container.
+std::string begin_init_and_die(const Boxed& branch, const std::string& locale) {
+    DockerDrivers killed(DockerPlace::get().prefix());
+    const runtime::InitSpec spec = branch.init_spec(locale);
+    asio::co_spawn(killed.io, killed.runtime.init_data_directory(spec),
+                   [](const std::exception_ptr&, const std::string&) {});
+    std::string id;
+    EXPECT_TRUE(soon([&] {
+        killed.io.run_for(1ms);
+        id = DockerHost::get().docker({"ps", "-q", "--no-trunc", "--filter", "status=running",
+                                       "--filter", "name=^" + branch.container() + ".init$"});
+        return !id.empty();
+    }));
+    id.erase(id.find_last_not_of('\n') + 1);
+    return id;
+}
+
+TEST_F(RuntimeDocker, AnInitWhoseBpgdWasKilledIsAdoptedWhileItRunsAndAfterItHasEnded) {
+    for (const bool has_ended : {false, true}) {
+        Boxed branch(drivers_, Image::kDebian, Boxed::From::kNothing);
+        const std::string id = begin_init_and_die(branch, "C.UTF-8");
+        if (has_ended) EXPECT_EQ(host().docker({"wait", id}), "0\n");
+        const std::string since = fmt::format("{}", std::time(nullptr) - 1);
+        const std::string said =
+            drivers_.run(drivers_.runtime.init_data_directory(branch.init_spec()));
+        EXPECT_NE(said.find("Success."), std::string::npos) << said;
+        const std::string until = fmt::format("{}", std::time(nullptr) + 1);
+        const std::string gone = host().docker(
+            {"events", "--since", since, "--until", until, "--filter", "event=destroy", "--filter",
+             "label=betterpg.branch_id=" + branch.id(), "--format", "{{.ID}}"});
+        EXPECT_EQ(gone, id + "\n") << "it was this container that was waited for, and no other";
+        branch.start_ready();
+    }
+}
+
+TEST_F(RuntimeDocker, AnInitThatWasAnotherAttemptCountsForNothing) {
+    Boxed branch(drivers_, Image::kDebian, Boxed::From::kNothing);
+    const std::string other = begin_init_and_die(branch, "C");
+    host().docker({"wait", other});
+    drivers_.run(drivers_.runtime.init_data_directory(branch.init_spec()));
+    branch.start_ready();
+    EXPECT_EQ(branch.sql("SELECT datcollate FROM pg_database WHERE datname = 'postgres'"),
+              "C.UTF-8");
+
+    // One of an earlier boot, complete at first sight: a power cut took what was in its files.
+    Boxed rebooted(drivers_, Image::kDebian, Boxed::From::kNothing);
+    const std::string ours = begin_init_and_die(rebooted, "C.UTF-8");
+    const std::string said =
+        host().docker({"inspect", "-f", "{{index .Config.Labels \"betterpg.attempt\"}}", ours});
+    host().docker({"rm", "-f", ours});
+    const fs::path aside = rebooted.volume() / "data.init";
+    fs::create_directories(aside / "global");
+    std::ofstream(aside / "PG_VERSION") << "";
+    std::ofstream(aside / "global/pg_control") << "";
+    constexpr std::size_t kUuidSize = 36;
+    host().docker({"run", "--name", rebooted.container() + ".init", "--network", "none", "--label",
+                   "betterpg.role=init", "--label", "betterpg.branch_id=" + rebooted.id(),
+                   "--label", "betterpg.data_directory=" + rebooted.data().native(), "--label",
+                   "betterpg.attempt=8c1b9a1e-0f3a-4f0e-9a53-3b3f0f6d2c11" + said.substr(kUuidSize),
+                   "--entrypoint", "true", rebooted.engine().image_id});
+    drivers_.run(drivers_.runtime.init_data_directory(rebooted.init_spec()));
+    rebooted.start_ready();
+}
+
 TEST_F(RuntimeDocker, ASuperuserOfABranchIsNobodyInItsContainer) {
     Boxed branch(drivers_);
     branch.start_ready();
@@ -529,12 +593,7 @@ TEST_F(RuntimeDocker, FindEngineTakesImagesOnly) {
     EXPECT_EQ(unknown.image_id, "");
 }
 
-TEST_F(RuntimeDocker, PreparingTellsVersionAndUserAndRemovesWhatAKilledOneLeft) {
-    const std::string left = prefix() + "probe-0000";
-    host().docker({"create", "--name", left, "--network", "none", "--label", "betterpg.role=probe",
-                   "--label", "betterpg.prefix=" + prefix(), host().image(Image::kDebian), "sleep",
-                   "1"});
-    std::this_thread::sleep_for(1100ms);  // Docker tells seconds
+TEST_F(RuntimeDocker, PreparingTellsVersionAndUser) {
     DockerDrivers other(prefix());
     Engine wanted;
     wanted.image = host().image(Image::kUid70);
@@ -544,6 +603,15 @@ TEST_F(RuntimeDocker, PreparingTellsVersionAndUserAndRemovesWhatAKilledOneLeft) 
     EXPECT_EQ(made.version.substr(0, 3), "15.");
     EXPECT_EQ(other.run(other.runtime.prepare_engine(made, {})), made);
     EXPECT_EQ(other.run(other.runtime.find_engine({"", wanted.image})), made);
+}
+
+TEST_F(RuntimeDocker, WhatAKilledOneLookedAtAnImageWithGoesWithTheNextThatIsRemoved) {
+    host().docker({"create", "--name", prefix() + "probe-0000", "--network", "none", "--label",
+                   "betterpg.role=probe", "--label", "betterpg.prefix=" + prefix(),
+                   host().image(Image::kDebian), "sleep", "1"});
+    const Boxed branch(drivers_);
+    drivers_.run(drivers_.runtime.remove(branch.ref()));
+    EXPECT_EQ(host().docker({"ps", "-aq", "--filter", "name=" + prefix() + "probe"}), "");
 }
 
 TEST_F(RuntimeDocker, AMissingImageIsNotFoundBeforeAnythingIsMade) {

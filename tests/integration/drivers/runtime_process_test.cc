@@ -2,6 +2,9 @@
 #include <boost/asio/bind_cancellation_slot.hpp>
 #include <boost/asio/cancellation_signal.hpp>
 
+#include "orchestrator/runtime/cluster_files.h"
+#include "orchestrator/runtime/installations.h"
+#include "orchestrator/runtime/instance_process.h"
 #include "tests/integration/drivers/instance_fixture.h"
 
 namespace bpg::test {
@@ -56,6 +59,31 @@ TEST_F(RuntimeProcess, InitMakesAClusterWithChecksumsAndLeavesAFinishedOneAlone)
     drivers_.run(drivers_.runtime.init_data_directory(spec));
     EXPECT_EQ(fs::last_write_time(instance.data() / "PG_VERSION"), made);
     EXPECT_EQ(instance.sql("SELECT 1"), "1");
+}
+
+TEST_F(RuntimeProcess, AnInitWhoseBpgdWasKilledIsEndedBeforeTheNextBegins) {
+    Instance instance(drivers_, Instance::From::kNothing);
+    const runtime::InitSpec spec = instance.init_spec();
+    const fs::path aside = runtime::unfinished_cluster(spec.data_directory);
+    runtime::begin_cluster(spec.data_directory, spec.engine.user);
+    // It goes on without who started it.
+    runtime::Installations installations(Drivers::bin_dir());
+    const auto installed = installations.find();
+    const auto* chosen = runtime::choose_for_data(installed, spec.engine.version);
+    std::vector<std::string> argv = runtime::initdb_arguments(spec.data_directory, spec.locale);
+    argv.insert(argv.begin(), (chosen->bin_dir / "initdb").native());
+    DetachedCommand orphan;
+    orphan.argv = runtime::as_user(spec.engine.user, std::move(argv));
+    orphan.log_path = instance.log();
+    const pid_t pid = spawn_detached(orphan);
+    ASSERT_TRUE(soon([&] { return fs::exists(aside / "global/pg_control"); }));
+
+    drivers_.run(drivers_.runtime.init_data_directory(spec));
+    EXPECT_FALSE(process_life(pid)) << "it runs still";
+    EXPECT_EQ(read_file(instance.log(), 1 << 16).value_or("").find("Success."), std::string::npos)
+        << "it was through before the other began";
+    instance.start_ready();
+    EXPECT_EQ(instance.sql("SELECT count(*) FROM pg_database"), "3");
 }
 
 TEST_F(RuntimeProcess, InitWithAnUnknownLocaleSaysSo) {
