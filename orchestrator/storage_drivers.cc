@@ -103,6 +103,7 @@ StoragePlace zfs_place(const config::Config& config, const storage::ZfsBase& bas
     place.root = base.mountpoint;
     place.pool_id = base.pool_id;
     place.warnings = storage::mount_zfs_volumes(base);
+    place.commands = std::make_shared<CommandLock>(config.paths.state / "zfs_commands.lock");
     return place;
 }
 
@@ -242,6 +243,7 @@ std::unique_ptr<storage::Storage> open_storage(const config::Config& config,
         settings.dataset_base = config.zfs.dataset_base;
         settings.root = place.root;
         settings.pool_id = place.pool_id;
+        settings.tools.lock = place.commands;
         return std::make_unique<storage::ZfsStorage>(std::move(settings), pool);
     }
     if (place.driver == "btrfs") {

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "orchestrator/base/command_lock.h"
 #include "orchestrator/base/offload.h"
 #include "orchestrator/config/config.h"
 #include "orchestrator/storage/storage.h"
@@ -23,6 +24,8 @@ struct StoragePlace {
     std::filesystem::path root;  ///< above the volumes
     std::string pool_id;
     std::vector<std::string> warnings;
+    /// Of the commands of everything that open_storage() opens here; null where there are none.
+    std::shared_ptr<CommandLock> commands;
 };
 
 /// For `bpgd init`: makes what is missing (pool file, root or base dataset), safe to repeat. Throws

@@ -57,11 +57,18 @@ class SpawnSetup {
     SpawnSetup(const SpawnSetup&) = delete;
     SpawnSetup& operator=(const SpawnSetup&) = delete;
 
-    void standard_streams(int in, int out, int err) {
+    /// `inherited` becomes the descriptor after them; -1: none.
+    void descriptors(int in, int out, int err, int inherited = -1) {
         check(::posix_spawn_file_actions_adddup2(&actions_, in, STDIN_FILENO));
         check(::posix_spawn_file_actions_adddup2(&actions_, out, STDOUT_FILENO));
         check(::posix_spawn_file_actions_adddup2(&actions_, err, STDERR_FILENO));
-        check(::posix_spawn_file_actions_addclosefrom_np(&actions_, STDERR_FILENO + 1));
+        int first_closed = STDERR_FILENO + 1;
+        if (inherited >= 0) {
+            // Onto itself too: that takes its close-on-exec flag away.
+            check(::posix_spawn_file_actions_adddup2(&actions_, inherited, first_closed));
+            ++first_closed;
+        }
+        check(::posix_spawn_file_actions_addclosefrom_np(&actions_, first_closed));
     }
 
     pid_t spawn(const std::string& program, const std::vector<std::string>& argv,
@@ -345,7 +352,8 @@ CommandResult run_command(const Command& command) {
     Pipe err_pipe = make_pipe();
 
     SpawnSetup setup;
-    setup.standard_streams(input.get(), out_pipe.write_end.get(), err_pipe.write_end.get());
+    setup.descriptors(input.get(), out_pipe.write_end.get(), err_pipe.write_end.get(),
+                      command.inherited);
     const pid_t pid = setup.spawn(program, command.argv, environment);
     input.reset();
     out_pipe.write_end.reset();
@@ -384,7 +392,7 @@ pid_t spawn_detached(const DetachedCommand& command) {
     if (!log) throw errno_error(fmt::format("open {}", command.log_path.native()), errno);
     log = above_standard(std::move(log));
     SpawnSetup setup;
-    setup.standard_streams(input.get(), log.get(), log.get());
+    setup.descriptors(input.get(), log.get(), log.get());
     return setup.spawn(program, command.argv, environment);
 }
 

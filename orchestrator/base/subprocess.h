@@ -1,6 +1,6 @@
 // Child processes, without a shell: posix_spawn with an argv, a clean environment (PATH, LC_ALL=C
-// and what the caller adds), all other descriptors closed. Boost.Process v2 of 1.81 is not used: it
-// waits on the loop thread and leaks descriptors.
+// and what the caller adds), all descriptors closed but those named here. Boost.Process v2 of 1.81
+// is not used: it waits on the loop thread and leaks descriptors.
 #pragma once
 
 #include <sys/types.h>
@@ -20,6 +20,7 @@ struct Command {
     std::string input;                     ///< written to its stdin, then closed
     std::chrono::milliseconds deadline{60'000};  ///< then SIGKILL to its process group
     std::size_t output_max = 1 << 20;            ///< bytes kept of stdout and of stderr, each
+    int inherited = -1;  ///< a descriptor of ours that it gets as number 3; see CommandLock
 };
 
 struct CommandResult {

@@ -6,6 +6,21 @@
 namespace bpg::operations {
 namespace {
 
+/// Of this id, which was not there a moment ago: a command of an attempt that was given up took
+/// effect only now. What it froze is unknown, so it goes when this is tried again.
+asio::awaitable<void> take(storage::Storage& storage, const storage::SnapshotRef& place) {
+    std::optional<Error> failure;
+    try {
+        co_await storage.snapshot(place);
+    } catch (const Error& error) {
+        failure = error;
+    }
+    if (!failure) co_return;
+    if (failure->code() != "snapshot_exists") throw *failure;
+    throw Error(ErrorKind::kUnavailable, failure->code(), failure->info().message,
+                "an earlier attempt took it late", "it is destroyed and taken again");
+}
+
 asio::awaitable<catalog::Snapshot> of_running(Services& services, jobs::JobContext& context,
                                               const catalog::Branch& branch,
                                               const storage::SnapshotRef& place) {
@@ -17,7 +32,7 @@ asio::awaitable<catalog::Snapshot> of_running(Services& services, jobs::JobConte
         context.warn(std::move(warning));
     const auto session = co_await services.postgres.start_backup(
         endpoint, backup_label_of(ref, place.id), /*keep_wal=*/false);
-    co_await services.storage.snapshot(place);
+    co_await take(services.storage, place);
     const postgres::Position position = co_await session->position();
     const postgres::BackupStop stop = co_await session->stop();
     co_return snapshot_record(branch, place.id, session->start(), stop, position,
@@ -29,7 +44,7 @@ asio::awaitable<catalog::Snapshot> of_stopped(Services& services, const catalog:
     const Instances instances(services);
     const std::filesystem::path data = instances.data_directory(branch);
     const postgres::ControlFile control = co_await services.data_directories.control_file(data);
-    co_await services.storage.snapshot(place);
+    co_await take(services.storage, place);
     catalog::Snapshot snapshot;
     snapshot.id = place.id;
     snapshot.branch_id = branch.id;

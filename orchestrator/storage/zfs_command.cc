@@ -15,6 +15,8 @@ namespace {
 // A listing has about 1 KB a snapshot.
 constexpr std::size_t kOutputMax = 64UL << 20U;
 constexpr std::size_t kShownMax = 2000;
+// A job tries again later; a request is answered.
+constexpr std::chrono::milliseconds kLockPatience{10'000};
 constexpr std::size_t kDatasetNameMax = 200;  // of 255, the rest is for a volume and a snapshot id
 const std::string kNothing;
 
@@ -216,11 +218,17 @@ ZfsAnswer ZfsCommand::run(const char* program, std::vector<std::string> argument
     ZfsAnswer answer;
     CommandResult result;
     try {
+        if (tools_.lock) command.inherited = tools_.lock->hold(kLockPatience);
         result = run_command(command);
     } catch (const Error& error) {
-        if (error.code() != "command_not_found") throw;
+        if (error.code() == "command_not_found") {
+            answer.why = fmt::format("the command {} is not installed", program);
+        } else if (error.code() == "earlier_command_runs") {
+            answer.why = error.what();
+        } else {
+            throw;
+        }
         answer.trouble = ZfsTrouble::kUnavailable;
-        answer.why = fmt::format("the command {} is not installed", program);
         return answer;
     }
     answer.out = std::move(result.out);

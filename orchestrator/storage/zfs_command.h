@@ -8,11 +8,13 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "orchestrator/base/command_lock.h"
 #include "orchestrator/base/error.h"
 
 namespace bpg::storage {
@@ -43,6 +45,8 @@ struct ZfsAnswer {
 struct ZfsTools {
     std::filesystem::path command_dir;           ///< where zfs and zpool are; empty: the usual PATH
     std::chrono::milliseconds deadline{60'000};  ///< of one command; then it is killed
+    /// Each command begins once those of an earlier bpgd have ended. Null: they are not waited for.
+    std::shared_ptr<CommandLock> lock;
 };
 
 struct ZfsValue {

@@ -605,6 +605,29 @@ TEST_F(Zfs, UsageIsWhatWouldComeBackWithoutTheSnapshots) {
     EXPECT_LT(space.size, 1100 * kMiB);
 }
 
+// ---- what an earlier life left running ----------------------------------------------------------
+
+TEST_F(Zfs, LooksOnlyOnceTheCommandsOfAKilledBpgdHaveTakenEffect) {
+    const fs::path path = scratch_.path() / "lock";
+    const fs::path begun = scratch_.path() / "begun";
+    const std::string late = dataset("prod-main") + "@" + new_id();
+    auto earlier = std::make_unique<CommandLock>(path);
+    Command command;
+    command.argv = {"sh", "-c", R"(echo > "$0"; sleep 0.5; exec zfs snapshot "$1")", begun, late};
+    command.inherited = earlier->hold(1s);
+    std::thread left([command] { run_command(command); });
+    while (!fs::exists(begun))
+        std::this_thread::sleep_for(1ms);
+    earlier.reset();
+
+    ZfsSettings settings = settings_;
+    settings.tools.lock = std::make_shared<CommandLock>(path);
+    ZfsStorage storage(settings, threads_);
+    EXPECT_EQ(await(storage.find_volume("prod-main")), main_);
+    EXPECT_TRUE(exists(late));
+    left.join();
+}
+
 // ---- what is not there --------------------------------------------------------------------------
 
 class ZfsFault : public Zfs {
