@@ -42,6 +42,7 @@ class BranchCreate {
         std::string target_id;  ///< whose place it takes
         bool target_ran = false;
         bool has_swapped = false;  ///< it has taken it: forward only
+        std::string old_volume;    ///< what its place was taken of
         Restore restore;           ///< of one at a point in time only
     };
 
@@ -120,6 +121,6 @@ NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchCreate::State, branch_id, 
                                                 stopped, mode, in_backup, new_timeline, line_lsn,
                                                 line_at, has_subscriptions, timeline,
                                                 system_identifier, target_id, target_ran,
-                                                has_swapped, start_lsn, restore)
+                                                has_swapped, old_volume, start_lsn, restore)
 
 }  // namespace bpg::operations

@@ -56,15 +56,19 @@ asio::awaitable<void> BranchSync::remove_aside(const State& state) {
     if (!state.has_swapped) co_await remove_instance(state);
 }
 
+/// Nobody is served from the stop of the old one until the new one has started: what else there is
+/// to do is done before or behind it.
 asio::awaitable<Progress> BranchSync::stop_old(State& state) {
-    // The new one first, whose shutdown nobody notices: the old one serves until then.
     co_await instances_.stop(state.branch_id, runtime::StopMode::kFast);
-    co_await instances_.stop(state.target_id, runtime::StopMode::kFast);
+    state.old_volume = target(state).volume;
+    if (state.target_ran) co_await instances_.make_ready(successor(state));
+    co_await instances_.halt(state.target_id, runtime::StopMode::kFast);
     co_return Done{};
 }
 
 asio::awaitable<void> BranchSync::start_old(const State& state) {
     if (state.has_swapped || !state.target_ran) co_return;
+    co_await instances_.clear_place(state.target_id, branch(state).volume);
     co_await instances_.start(state.target_id, /*open=*/true);
     co_await instances_.await_ready(state.target_id);
 }
@@ -74,21 +78,29 @@ asio::awaitable<Progress> BranchSync::swap(State& state) {
     co_return Done{};
 }
 
-void BranchSync::record_swap(const State& state, jobs::Batch& batch) const {
-    const Branch old = target(state);
-    const Branch made = branch(state);
+/// The branch with what was made aside in place of what it has.
+Branch BranchSync::successor(const State& state) const {
+    const Branch& old = target(state);
+    const Branch& made = branch(state);
     Branch next = old;
     next.volume = made.volume;
     next.volume_owner = made.id;
     next.storage_driver = made.storage_driver;
     next.incarnation_id = made.incarnation_id;
     next.incarnation_number = old.incarnation_number + 1;
-    next.incarnation_at = services_.clock.now();
     next.wal_kept_from.clear();
     next.timeline = state.timeline;
     next.system_identifier = state.system_identifier;
     next.created_from = {services_.storage.atomic() ? state.snapshot_id : "", state.mode,
                          state.line_lsn, state.line_at};
+    return next;
+}
+
+void BranchSync::record_swap(const State& state, jobs::Batch& batch) const {
+    const Branch old = target(state);
+    const Branch made = branch(state);
+    Branch next = successor(state);
+    next.incarnation_at = services_.clock.now();
     next.last_job = context_.job_id();
 
     const WallTime now = *next.incarnation_at;
@@ -115,8 +127,21 @@ void BranchSync::record_swap(const State& state, jobs::Batch& batch) const {
 }
 
 asio::awaitable<Progress> BranchSync::start_branch(State& state) {
-    if (state.target_ran) co_await instances_.start(state.target_id, /*open=*/true);
+    std::optional<Error> failure;
+    try {
+        if (state.target_ran) co_await instances_.start(state.target_id, /*open=*/true);
+    } catch (const Error& error) {
+        failure = error;
+    }
+    co_await clear_old(state);
+    if (failure) throw *failure;
     co_return Done{};
+}
+
+/// What is left of the instance on the old data, which is another's by now.
+asio::awaitable<void> BranchSync::clear_old(const State& state) {
+    if (state.old_volume.empty()) co_return;  // a record of an earlier version
+    co_await instances_.clear_place(state.target_id, state.old_volume);
 }
 
 asio::awaitable<Progress> BranchSync::await_branch(State& state) {

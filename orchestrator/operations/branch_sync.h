@@ -30,10 +30,12 @@ class BranchSync : public BranchCreate {
     asio::awaitable<void> destroy_aside(const State& state);
     asio::awaitable<void> remove_aside(const State& state);
     asio::awaitable<void> start_old(const State& state);
+    asio::awaitable<void> clear_old(const State& state);
 
     void record_swap(const State& state, jobs::Batch& batch) const;
     void record_synced(const State& state, jobs::Batch& batch) const;
     const catalog::Branch& target(const State& state) const;
+    catalog::Branch successor(const State& state) const;
 };
 
 }  // namespace bpg::operations

@@ -123,18 +123,18 @@ postgres::OwnedConfig Instances::config(const catalog::Branch& branch, bool open
     return config;
 }
 
-asio::awaitable<void> Instances::write_config(std::string branch_id, bool open) {
-    const postgres::OwnedConfig wanted = config(branch(branch_id), open);
+asio::awaitable<void> Instances::write_config(catalog::Branch place, bool open) {
+    const postgres::OwnedConfig wanted = config(place, open);
     co_await services_.data_directories.write_owned_config(wanted);
 }
 
 /// Whether its WAL is archived from this start on; the archive is there then.
-asio::awaitable<bool> Instances::archives_now(std::string branch_id) {
-    if (!branch(branch_id).archives) co_return false;
-    const postgres::OwnedConfig files = config(branch(branch_id), /*open=*/false);
+asio::awaitable<bool> Instances::archives_now(catalog::Branch place) {
+    if (!place.archives) co_return false;
+    const postgres::OwnedConfig files = config(place, /*open=*/false);
     if (co_await services_.data_directories.has_minimal_wal(files)) co_return false;
-    const wal::ArchiveRef place = archive(branch(branch_id));
-    co_await services_.archives.prepare(place, files.owner);
+    const wal::ArchiveRef own = archive(place);
+    co_await services_.archives.prepare(own, files.owner);
     co_return true;
 }
 
@@ -169,12 +169,24 @@ void Instances::show_wal(const catalog::Branch& branch, bool archives,
 
 asio::awaitable<void> Instances::start(std::string branch_id, bool open,
                                        std::optional<Recovery> recovery) {
+    const runtime::InstanceSpec spec =
+        co_await prepare_start(branch(branch_id), open, std::move(recovery));
+    co_await services_.runtime.start(spec);
+}
+
+asio::awaitable<void> Instances::make_ready(catalog::Branch successor) {
+    const runtime::InstanceSpec spec =
+        co_await prepare_start(std::move(successor), /*open=*/true, std::nullopt);
+    co_await services_.runtime.make_ready(spec);
+}
+
+/// Writes what an instance reads, and says what it is.
+asio::awaitable<runtime::InstanceSpec> Instances::prepare_start(catalog::Branch place, bool open,
+                                                                std::optional<Recovery> recovery) {
     // Brings a volume back that was unmounted; without it there would seem to be no data.
-    const std::string volume = branch(branch_id).volume;
-    co_await services_.storage.find_volume(volume);
-    co_await write_config(branch_id, open);
-    const bool archives = co_await archives_now(branch_id);
-    const catalog::Branch& place = branch(branch_id);
+    co_await services_.storage.find_volume(place.volume);
+    co_await write_config(place, open);
+    const bool archives = co_await archives_now(place);
     runtime::InstanceSpec spec;
     spec.branch_id = place.id;
     spec.name = place.volume;
@@ -195,7 +207,7 @@ asio::awaitable<void> Instances::start(std::string branch_id, bool open,
     spec.settings = postgres::owned_settings(spec.volume, endpoint(place), listen, place.volume,
                                              major_of(spec.engine.version),
                                              wal_settings(place, archives, recovery));
-    co_await services_.runtime.start(spec);
+    co_return spec;
 }
 
 asio::awaitable<postgres::ReadyFacts> Instances::await_ready(std::string branch_id) {
@@ -303,7 +315,7 @@ asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
     const std::string password = co_await services_.pool.run(work);
     const int port = branch(branch_id).port;
     // Only now may anybody in: before, the parent's password would have opened the branch.
-    co_await write_config(branch_id, /*open=*/true);
+    co_await write_config(branch(branch_id), /*open=*/true);
     co_await services_.runtime.reload(ref(branch(branch_id)));
     // The postmaster reads the file when the signal reaches it; until then it turns logins away.
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(10);
@@ -324,8 +336,21 @@ asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
 }
 
 asio::awaitable<void> Instances::stop(std::string branch_id, runtime::StopMode mode) {
+    co_await halt(branch_id, mode);
+    const runtime::InstanceRef instance = ref(branch(branch_id));
+    co_await services_.runtime.remove(instance);
+}
+
+asio::awaitable<void> Instances::halt(std::string branch_id, runtime::StopMode mode) {
     const runtime::InstanceRef instance = ref(branch(branch_id));
     co_await services_.runtime.stop(instance, mode, services_.settings.stop_timeout);
+}
+
+asio::awaitable<void> Instances::clear_place(std::string branch_id, std::string volume) {
+    catalog::Branch place = branch(branch_id);
+    place.volume = std::move(volume);
+    runtime::InstanceRef instance = ref(place);
+    instance.socket_directory.clear();
     co_await services_.runtime.remove(instance);
 }
 

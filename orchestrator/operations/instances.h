@@ -52,6 +52,9 @@ class Instances {
     /// moment (false until the branch has its own password).
     asio::awaitable<void> start(std::string branch_id, bool open,
                                 std::optional<Recovery> recovery = std::nullopt);
+    /// Makes the next start() of a branch that runs short, with what its record will be then: of
+    /// the same id, with other data.
+    asio::awaitable<void> make_ready(catalog::Branch successor);
     /// A real query was answered by the right branch.
     asio::awaitable<postgres::ReadyFacts> await_ready(std::string branch_id);
     /// The same for a new one, whose superuser has the branch's own password then (SCRAM verifier
@@ -71,6 +74,10 @@ class Instances {
     asio::awaitable<void> open_to_users(std::string branch_id);
     /// Stops it and removes what is left of the instance: a stopped branch has no container.
     asio::awaitable<void> stop(std::string branch_id, runtime::StopMode mode);
+    /// Stops it and leaves what else there is of the instance.
+    asio::awaitable<void> halt(std::string branch_id, runtime::StopMode mode);
+    /// Removes what is left of an instance of this branch on another volume than it has now.
+    asio::awaitable<void> clear_place(std::string branch_id, std::string volume);
     /// Stops it cleanly if it lets itself be stopped within some seconds, else at once.
     asio::awaitable<void> stop_or_kill(std::string branch_id);
     /// Stops and removes it at once, whatever state it is in; for undo and delete.
@@ -81,9 +88,11 @@ class Instances {
 
   private:
     const catalog::Branch& branch(const std::string& id) const;
-    asio::awaitable<void> write_config(std::string branch_id, bool open);
+    asio::awaitable<runtime::InstanceSpec> prepare_start(catalog::Branch place, bool open,
+                                                         std::optional<Recovery> recovery);
+    asio::awaitable<void> write_config(catalog::Branch place, bool open);
     postgres::OwnedConfig config(const catalog::Branch& branch, bool open) const;
-    asio::awaitable<bool> archives_now(std::string branch_id);
+    asio::awaitable<bool> archives_now(catalog::Branch place);
     postgres::WalSettings wal_settings(const catalog::Branch& branch, bool archives,
                                        const std::optional<Recovery>& recovery) const;
     void show_wal(const catalog::Branch& branch, bool archives,

@@ -295,6 +295,9 @@ asio::awaitable<DockerRuntime::Survey> DockerRuntime::survey(Place place) {
                 refusal = foreign(one.name, one.branch_id);
             } else if (is_instance && one.is_running()) {
                 result.runs = true;
+            } else if (const auto made = ready_.find(one.name);
+                       made != ready_.end() && made->second.id == one.id) {
+                result.is_ready = true;
             } else if (is_instance && one.state == "created" &&
                        std::time(nullptr) - one.made_at <= kCreatedPatience.count()) {
                 result.is_being_made = true;
@@ -314,6 +317,37 @@ asio::awaitable<DockerRuntime::Survey> DockerRuntime::survey(Place place) {
 }
 
 // ---- starting -----------------------------------------------------------------------------------
+
+asio::awaitable<void> DockerRuntime::make_ready(const InstanceSpec& spec) {
+    check_branch_id(spec.branch_id);
+    while (removing_networks_)
+        co_await networks_removed_.wait_until(steady_clock::time_point::max());
+    const Starting counted(starting_);
+    const ImageFacts image = co_await image_of(spec.engine);
+    const Survey found =
+        co_await survey({spec.branch_id, spec.name, spec.volume, spec.data_directory});
+    // start() knows what to do with any of these.
+    if (found.runs || found.is_being_made || found.is_ready) co_return;
+    co_await clear_leftovers(found.leftovers, spec);
+    const DockerNetwork network = network_for(spec);
+    co_await prepare_place(spec, network);
+    std::string name = container_name(spec.name);
+    std::string body = container_body(plan_of(spec, image, network)).dump();
+    const auto id = co_await create(name, body, spec.engine.image);
+    if (id) ready_[std::move(name)] = {*id, std::move(body)};
+}
+
+/// What make_ready() made, which is the caller's now; nothing when another is wanted by now.
+asio::awaitable<std::optional<std::string>> DockerRuntime::take_ready(std::string name,
+                                                                      std::string body) {
+    const auto found = ready_.find(name);
+    if (found == ready_.end()) co_return std::nullopt;
+    const Ready made = std::move(found->second);
+    ready_.erase(found);
+    if (made.body == body) co_return made.id;
+    co_await remove_container(made.id);
+    co_return std::nullopt;
+}
 
 asio::awaitable<void> DockerRuntime::start(const InstanceSpec& spec) {
     check_branch_id(spec.branch_id);
@@ -352,16 +386,17 @@ asio::awaitable<bool> DockerRuntime::start_once(InstanceSpec spec, ImageFacts im
         co_await wait_while_created(name);
         co_return false;
     }
-    for (const std::string& id : found.leftovers) {
-        co_await keep_last_words(id, spec);
-        co_await remove_container(id);
-    }
-    const DockerNetwork network =
-        network_of(settings_.container_prefix, settings_.egress_allowed || spec.may_reach_out);
-    co_await prepare_place(spec, network);
-
+    const DockerNetwork network = network_for(spec);
     std::string body = container_body(plan_of(spec, std::move(image), network)).dump();
-    const auto id = co_await create(name, std::move(body), spec.engine.image);
+    std::optional<std::string> id;
+    if (found.is_ready) id = co_await take_ready(name, body);
+    co_await clear_leftovers(found.leftovers, spec);
+    co_await prepare_place(spec, network);
+    if (spec.port > 0) {
+        auto look = [&spec] { check_port_free(spec.listen, spec.port); };
+        co_await pool_.run(std::move(look));
+    }
+    if (!id) id = co_await create(name, std::move(body), spec.engine.image);
     if (!id) {
         co_await wait_while_created(name);
         co_return false;
@@ -376,6 +411,18 @@ asio::awaitable<bool> DockerRuntime::start_once(InstanceSpec spec, ImageFacts im
     // A dockerd that fell silent may have started it: the next attempt looks.
     if (failure->code() != "runtime_unavailable") co_await remove_container(*id);
     throw *failure;
+}
+
+asio::awaitable<void> DockerRuntime::clear_leftovers(std::vector<std::string> ids,
+                                                     InstanceSpec spec) {
+    for (const std::string& id : ids) {
+        co_await keep_last_words(id, spec);
+        co_await remove_container(id);
+    }
+}
+
+DockerNetwork DockerRuntime::network_for(const InstanceSpec& spec) const {
+    return network_of(settings_.container_prefix, settings_.egress_allowed || spec.may_reach_out);
 }
 
 ContainerPlan DockerRuntime::plan_of(const InstanceSpec& spec, ImageFacts image,
@@ -406,7 +453,6 @@ ContainerPlan DockerRuntime::plan_of(const InstanceSpec& spec, ImageFacts image,
 asio::awaitable<void> DockerRuntime::prepare_place(InstanceSpec spec, DockerNetwork network) {
     co_await wait_for_free_directory(spec.data_directory);
     auto work = [&spec, &network] {
-        if (spec.port > 0) check_port_free(spec.listen, spec.port);
         ensure_directory(spec.socket_directory.parent_path(), 0711, FileOwner{0, 0});
         ensure_directory(spec.socket_directory, 0700, spec.engine.user);
         if (!network.open) ensure_closed(network);
@@ -414,7 +460,10 @@ asio::awaitable<void> DockerRuntime::prepare_place(InstanceSpec spec, DockerNetw
     co_await pool_.run(std::move(work));
     if (!networks_.contains(network.name)) {
         co_await ensure_network(wire_, network);
-        auto close = [&network] { ensure_published_only(network); };
+        auto close = [&network] {
+            ensure_published_only(network);
+            hurry_address_lookups(network);
+        };
         co_await pool_.run(std::move(close));
         networks_.insert(network.name);
     }
@@ -722,8 +771,11 @@ asio::awaitable<void> DockerRuntime::remove(const InstanceRef& instance) {
         is_ours(*unfinished, kInitRole, instance.branch_id, instance.data_directory)) {
         co_await remove_container(unfinished->id);
     }
-    auto work = [&instance] { remove_tree(instance.socket_directory); };
-    co_await pool_.run(std::move(work));
+    ready_.erase(container_name(instance.name));
+    if (!instance.socket_directory.empty()) {
+        auto work = [&instance] { remove_tree(instance.socket_directory); };
+        co_await pool_.run(std::move(work));
+    }
     try {
         co_await clear_up();
     } catch (const Error& error) {

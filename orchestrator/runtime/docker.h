@@ -64,6 +64,7 @@ class DockerRuntime final : public Runtime {
     asio::awaitable<Engine> prepare_engine(Engine engine, FetchReport report) override;
     Reach reach(const std::string& listen) const override;
     asio::awaitable<std::string> init_data_directory(const InitSpec& spec) override;
+    asio::awaitable<void> make_ready(const InstanceSpec& spec) override;
     asio::awaitable<void> start(const InstanceSpec& spec) override;
     asio::awaitable<void> stop(const InstanceRef& instance, StopMode mode,
                                std::chrono::milliseconds timeout) override;
@@ -145,6 +146,7 @@ class DockerRuntime final : public Runtime {
     struct Survey {
         bool runs = false;
         bool is_being_made = false;          ///< by another attempt, just now
+        bool is_ready = false;               ///< made by make_ready(), and not started
         std::vector<std::string> leftovers;  ///< ids of ours to be removed first
     };
     struct Place {
@@ -152,6 +154,11 @@ class DockerRuntime final : public Runtime {
         std::string name;
         std::filesystem::path volume;
         std::filesystem::path data_directory;
+    };
+    /// A container that make_ready() made.
+    struct Ready {
+        std::string id;
+        std::string body;  ///< that it was made by
     };
     /// How a container that runs to its end did so.
     struct Exit {
@@ -175,6 +182,9 @@ class DockerRuntime final : public Runtime {
     asio::awaitable<std::optional<Container>> look_at(std::string id_or_name);
     asio::awaitable<std::optional<Container>> find(InstanceRef instance);
     asio::awaitable<Survey> survey(Place place);
+    DockerNetwork network_for(const InstanceSpec& spec) const;
+    asio::awaitable<void> clear_leftovers(std::vector<std::string> ids, InstanceSpec spec);
+    asio::awaitable<std::optional<std::string>> take_ready(std::string name, std::string body);
     asio::awaitable<void> prepare_place(InstanceSpec spec, DockerNetwork network);
     asio::awaitable<void> wait_while_created(std::string name);
     asio::awaitable<void> wait_for_free_directory(std::filesystem::path data_directory);
@@ -211,7 +221,8 @@ class DockerRuntime final : public Runtime {
     int starting_ = 0;
     bool removing_networks_ = false;
     Signal networks_removed_;
-    std::set<std::string> probes_;  ///< names of the containers that look at an image now
+    std::set<std::string> probes_;        ///< names of the containers that look at an image now
+    std::map<std::string, Ready> ready_;  ///< by container name; those of an earlier bpgd are not
 };
 
 }  // namespace bpg::runtime

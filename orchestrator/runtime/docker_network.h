@@ -38,7 +38,11 @@ void ensure_closed(const DockerNetwork& network);
 /// Docker 28 a neighbour with a route to the bridge's subnet could, whatever address it is
 /// published on.
 void ensure_published_only(const DockerNetwork& network);
-/// Takes both away.
+/// Lets the host ask again soon who has a container's address. A client that connects while the
+/// container starts makes it ask too early, and the kernel's next question comes after a second, in
+/// which nobody reaches the new instance (arp(7), retrans_time_ms). Blocks; does what it can.
+void hurry_address_lookups(const DockerNetwork& network);
+/// Takes both rules away.
 void forget_rules(const DockerNetwork& network);
 
 }  // namespace bpg::runtime

@@ -380,6 +380,7 @@ asio::awaitable<void> ProcessRuntime::remove(const InstanceRef& instance) {
         throw Error(ErrorKind::kConflict, "still_running", "this instance cannot be removed",
                     fmt::format("it runs as process {}", process.pid), "stop it first");
     }
+    if (instance.socket_directory.empty()) co_return;
     auto work = [directory = instance.socket_directory] { remove_tree(directory); };
     co_await pool_.run(std::move(work));
 }

@@ -43,6 +43,8 @@ class ProcessRuntime final : public Runtime {
     asio::awaitable<Engine> prepare_engine(Engine engine, FetchReport report) override;
     Reach reach(const std::string& listen) const override { return {listen, false}; }
     asio::awaitable<std::string> init_data_directory(const InitSpec& spec) override;
+    /// A process has nothing to be made before it starts.
+    asio::awaitable<void> make_ready(const InstanceSpec&) override { co_return; }
     asio::awaitable<void> start(const InstanceSpec& spec) override;
     asio::awaitable<void> stop(const InstanceRef& instance, StopMode mode,
                                std::chrono::milliseconds timeout) override;

@@ -80,7 +80,7 @@ struct InstanceRef {
     std::string branch_id;
     std::string name;
     std::filesystem::path data_directory;
-    std::filesystem::path socket_directory;
+    std::filesystem::path socket_directory;  ///< empty: another instance uses it now
     std::filesystem::path log_path;
 };
 
@@ -130,6 +130,10 @@ class Runtime {
     /// job.
     virtual asio::awaitable<std::string> init_data_directory(const InitSpec& spec) = 0;
 
+    /// Does of start() what can be done while another instance of this branch still runs on the
+    /// same port and socket directory, so that start() takes less time. start() does not need it;
+    /// remove() takes it back.
+    virtual asio::awaitable<void> make_ready(const InstanceSpec& spec) = 0;
     /// Starts PostgreSQL and returns once the process exists, not when it is ready. An instance of
     /// this branch that already runs on this data directory is success. Never starts a second one
     /// on a data directory (E46: PostgreSQL itself cannot see across containers).

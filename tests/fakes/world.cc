@@ -181,6 +181,11 @@ class FakeRuntime final : public runtime::Runtime {
         world_.at(spec.data_directory).initialised = true;
         co_return "made";
     }
+    asio::awaitable<void> make_ready(const runtime::InstanceSpec& spec) override {
+        world_.expect(world_.at(spec.data_directory).initialised,
+                      "a server was made ready on an empty data directory");
+        co_return;
+    }
     asio::awaitable<void> start(const runtime::InstanceSpec& spec) override {
         FakeVolume& volume = world_.at(spec.data_directory);
         const std::string name = spec.data_directory.parent_path().filename().string();
@@ -215,7 +220,13 @@ class FakeRuntime final : public runtime::Runtime {
         co_return;
     }
     asio::awaitable<void> remove(const runtime::InstanceRef& instance) override {
-        world_.expect(!world_.running.contains(instance.branch_id), "a running server was removed");
+        const auto running = world_.running.find(instance.branch_id);
+        const bool runs =
+            running != world_.running.end() &&
+            running->second == instance.data_directory.parent_path().filename().string();
+        world_.expect(!runs, "a running server was removed");
+        if (instance.socket_directory.empty()) co_return;
+        world_.expect(running == world_.running.end(), "a running server lost its sockets");
         world_.socket_directories.erase(instance.branch_id);
         co_return;
     }

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <functional>
 #include <regex>
 #include <thread>
 
@@ -114,17 +115,14 @@ TEST_P(Lifecycle, ASyncThatFailsLeavesTheOldOneServing) {
     EXPECT_EQ(rows("shop/dev"), kRows);
 }
 
-TEST_P(Lifecycle, DuringASyncAClientSeesOldOrNewDataAndHardlyWaits) {
-    create("shop/dev");
-    add_row("shop/main");
-    const std::string url = host().url("shop/dev");
-    const auto restart_began = std::chrono::steady_clock::now();
-    host().bpg_json({"restart", "shop/dev"});
-    const auto restart_took = std::chrono::steady_clock::now() - restart_began;
+/// How long a client that connects again and again gets no answer while `work` is done; what it
+/// counts never decreases.
+std::chrono::milliseconds away_during(const std::string& url, const std::function<void()>& work) {
+    using Steady = std::chrono::steady_clock;
     std::atomic<bool> is_over{false};
-    std::chrono::steady_clock::duration longest{0};
+    Steady::duration longest{0};
     std::jthread client([&] {
-        auto last_good = std::chrono::steady_clock::now();
+        auto last_good = Steady::now();
         std::int64_t seen = kRows;
         while (!is_over) {
             try {
@@ -132,21 +130,30 @@ TEST_P(Lifecycle, DuringASyncAClientSeesOldOrNewDataAndHardlyWaits) {
                 EXPECT_TRUE(count == kRows || count == kRows + 1) << count;
                 EXPECT_GE(count, seen) << "old data came back";
                 seen = count;
-                longest = std::max(longest, std::chrono::steady_clock::now() - last_good);
-                last_good = std::chrono::steady_clock::now();
+                longest = std::max(longest, Steady::now() - last_good);
+                last_good = Steady::now();
             } catch (const std::exception&) {  // it reconnects
             }
         }
     });
-    host().bpg_json({"branch", "sync", "shop/dev"});
-    EXPECT_EQ(rows("shop/dev"), kRows + 1);
+    work();
     is_over = true;
     client.join();
-    const auto ms = [](auto duration) {
-        return std::chrono::duration_cast<std::chrono::milliseconds>(duration).count();
-    };
-    fmt::print("away for {} ms at most; a restart takes {} ms\n", ms(longest), ms(restart_took));
-    EXPECT_LT(longest, 2 * restart_took + 500ms);
+    return std::chrono::duration_cast<std::chrono::milliseconds>(longest);
+}
+
+TEST_P(Lifecycle, DuringASyncAClientSeesOldOrNewDataAndWaitsNoLongerThanForARestart) {
+    create("shop/dev");
+    const std::string url = host().url("shop/dev");
+    const auto restart = away_during(url, [] { host().bpg_json({"restart", "shop/dev"}); });
+    add_row("shop/main");
+    const auto sync = away_during(url, [] {
+        host().bpg_json({"branch", "sync", "shop/dev"});
+        EXPECT_EQ(rows("shop/dev"), kRows + 1);
+    });
+    fmt::print("away for {} ms; with a restart {} ms\n", sync.count(), restart.count());
+    // What is more than equal is for a machine that is busy with other things in one of the two.
+    EXPECT_LT(sync, 1.4 * restart + 100ms);
 }
 
 TEST_P(Lifecycle, SyncTwiceAtOnceIsOneThatRunsAndOneThatWaits) {

@@ -100,6 +100,89 @@ TEST_P(RuntimeDockerImages, InitStartAndQueryOverThePortAndTheSocket) {
     EXPECT_EQ(drivers_.error_of(login("another")).code, "postgres_unreachable");
 }
 
+std::string id_of(const Boxed& branch) {
+    return branch.inspected().at("Id").get<std::string>();
+}
+
+TEST_F(RuntimeDocker, WhatWasMadeReadyIsStartedUnlessAnotherIsWantedByThen) {
+    Boxed branch(drivers_);
+    branch.write_config();
+    drivers_.run(drivers_.runtime.make_ready(branch.spec()));
+    drivers_.run(drivers_.runtime.make_ready(branch.spec()));
+    EXPECT_EQ(branch.inspected().at("State").at("Status"), "created");
+    EXPECT_EQ(branch.pid(), 0) << "it does not run yet";
+    const std::string ready = id_of(branch);
+    branch.start_ready();
+    EXPECT_EQ(id_of(branch), ready);
+    EXPECT_EQ(branch.sql("SELECT 1"), "1");
+
+    drivers_.run(drivers_.runtime.stop(branch.ref(), StopMode::kFast, 30s));
+    drivers_.run(drivers_.runtime.remove(branch.ref()));
+    drivers_.run(drivers_.runtime.make_ready(branch.spec()));
+    const std::string other = id_of(branch);
+    branch.start_ready({{"work_mem", "1MB"}});
+    EXPECT_NE(id_of(branch), other);
+    EXPECT_EQ(branch.sql("SHOW work_mem"), "1MB");
+}
+
+TEST_F(RuntimeDocker, AnotherDataDirectoryIsMadeReadyWhileTheBranchRunsOnItsPort) {
+    Boxed branch(drivers_);
+    branch.start_ready();
+    // As in a sync: of the same branch, port and sockets, with data of its own.
+    Boxed data(drivers_);
+    runtime::InstanceSpec next = branch.spec();
+    next.name = data.name();
+    next.volume = data.volume();
+    next.data_directory = data.data();
+    next.settings = postgres::owned_settings(data.volume(), branch.endpoint(), "0.0.0.0",
+                                             data.name(), std::stoi(branch.engine().version));
+    data.write_config();
+    drivers_.run(drivers_.runtime.make_ready(next));
+    EXPECT_EQ(branch.sql("SELECT 1"), "1");
+    const std::string ready = id_of(data);
+
+    drivers_.run(drivers_.runtime.stop(branch.ref(), StopMode::kFast, 30s));
+    drivers_.run(drivers_.runtime.start(next));
+    EXPECT_EQ(id_of(data), ready);
+    runtime::InstanceRef old = branch.ref();
+    old.socket_directory.clear();
+    drivers_.run(drivers_.runtime.remove(old));
+    runtime::InstanceRef place = branch.ref();
+    place.name = data.name();
+    place.data_directory = data.data();
+    EXPECT_TRUE(soon([&] {
+        try {
+            return branch.sql("SHOW data_directory") == data.data().native();
+        } catch (const std::exception&) {
+            return false;
+        }
+    })) << "the sockets are left to the one that runs now";
+    drivers_.run(drivers_.runtime.stop(place, StopMode::kFast, 30s));
+    drivers_.run(drivers_.runtime.remove(place));
+}
+
+TEST_F(RuntimeDocker, WhatAKilledBpgdMadeReadyIsMadeAnew) {
+    Boxed branch(drivers_);
+    branch.write_config();
+    {
+        DockerDrivers killed(prefix());
+        killed.run(killed.runtime.make_ready(branch.spec()));
+    }
+    const std::string left = id_of(branch);
+    branch.start_ready();
+    EXPECT_NE(id_of(branch), left);
+}
+
+TEST_F(RuntimeDocker, RemoveTakesBackWhatWasMadeReady) {
+    Boxed branch(drivers_);
+    branch.write_config();
+    drivers_.run(drivers_.runtime.make_ready(branch.spec()));
+    drivers_.run(drivers_.runtime.remove(branch.ref()));
+    EXPECT_NE(host().try_docker({"inspect", branch.container()}).find("No such object"),
+              std::string::npos);
+    branch.start_ready();
+}
+
 TEST_P(RuntimeDockerImages, NoAnonymousVolumeIsMade) {
     Boxed branch(drivers_, GetParam());
     branch.start_ready();
