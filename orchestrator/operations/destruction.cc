@@ -79,8 +79,9 @@ asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> bran
         const std::string volume = branch->volume;
         const std::string owner = branch->owner_of_volume();
         services_.shared_snapshots.release(id);
-        for (const Snapshot& snapshot : snapshots_that_go_before(volume, branch_ids))
-            co_await destroy_unless_cloned(snapshot);
+        const std::vector<Snapshot> first = co_await snapshots_that_go_before(volume, branch_ids);
+        for (const Snapshot& snapshot : first)
+            co_await destroy_unless_cloned(services_, {snapshot.volume, snapshot.id});
         co_await destroy_volume(volume, owner);
     }
 }
@@ -109,8 +110,8 @@ asio::awaitable<void> Destruction::destroy_volume(std::string volume, std::strin
 
 /// Its own, and those whose volume is gone or going: ZFS may have moved them to this one, which was
 /// cloned from them, and it could not go before they have.
-std::vector<Snapshot> Destruction::snapshots_that_go_before(
-    const std::string& volume, const std::vector<std::string>& branch_ids) const {
+asio::awaitable<std::vector<Snapshot>> Destruction::snapshots_that_go_before(
+    std::string volume, std::vector<std::string> branch_ids) {
     std::set<std::string> staying;
     for (const auto& [id, branch] : services_.catalog.all_branches()) {
         const bool goes = std::find(branch_ids.begin(), branch_ids.end(), id) != branch_ids.end();
@@ -120,27 +121,13 @@ std::vector<Snapshot> Destruction::snapshots_that_go_before(
     std::vector<Snapshot> found;
     for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
         const bool is_own = snapshot.volume == volume;
-        const bool may_have_moved =
-            snapshot.kind == "origin" && !snapshot.pinned && !staying.contains(snapshot.volume);
-        if ((is_own || may_have_moved) && !services_.shared_snapshots.is_claimed(id)) {
-            found.push_back(snapshot);
-        }
+        if (is_own && !services_.shared_snapshots.is_claimed(id)) found.push_back(snapshot);
     }
-    return found;
-}
-
-/// False: a volume hangs on it. That may be another than the catalog thinks: where ZFS lets a clone
-/// take over what a destroyed volume had, the clone hangs on what that volume hung on. Such a
-/// snapshot is kept on record, and goes with the last of them.
-asio::awaitable<bool> Destruction::destroy_unless_cloned(Snapshot snapshot) {
-    const storage::SnapshotRef ref{snapshot.volume, snapshot.id};
-    try {
-        co_await services_.storage.destroy_snapshot(ref);
-        co_return true;
-    } catch (const Error& error) {
-        if (error.code() != "snapshot_has_clones") throw;
-        co_return false;
+    for (const Snapshot& snapshot : origins_.unclaimed()) {
+        if (snapshot.volume == volume || staying.contains(snapshot.volume)) continue;
+        if (co_await origins_.may_go(snapshot)) found.push_back(snapshot);
     }
+    co_return found;
 }
 
 /// By what their volumes hang on, which is not always their parent: promote changes parents.
@@ -182,18 +169,6 @@ std::vector<Snapshot> Destruction::snapshots_of(const std::vector<std::string>& 
     return found;
 }
 
-/// Of what the branches were cut from: several may have shared it, and the last one takes it along.
-std::vector<Snapshot> Destruction::unclaimed_origins() const {
-    std::vector<Snapshot> unclaimed;
-    for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
-        if (snapshot.kind == "origin" && !snapshot.pinned &&
-            !services_.shared_snapshots.is_claimed(id)) {
-            unclaimed.push_back(snapshot);
-        }
-    }
-    return unclaimed;
-}
-
 asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> branch_ids) {
     branch_ids = still_doomed(std::move(branch_ids));
     std::vector<Snapshot> gone;
@@ -201,20 +176,19 @@ asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> br
         const bool is_claimed = services_.shared_snapshots.is_claimed(snapshot.id);
         if (!is_claimed) gone.push_back(std::move(snapshot));
     }
-    for (Snapshot& snapshot : unclaimed_origins()) {
-        services_.shared_snapshots.close(snapshot.id);
-        gone.push_back(std::move(snapshot));
-    }
     destroyed_.clear();
     for (const Snapshot& snapshot : gone) {
-        if (co_await destroy_unless_cloned(snapshot)) destroyed_.push_back(snapshot.id);
+        const storage::SnapshotRef place{snapshot.volume, snapshot.id};
+        if (co_await destroy_unless_cloned(services_, place)) destroyed_.push_back(snapshot.id);
     }
+    co_await origins_.destroy();
 }
 
 void Destruction::forget_snapshots(const std::vector<std::string>& branch_ids,
                                    jobs::Batch& batch) const {
     for (const std::string& id : destroyed_)
         services_.catalog.remove_snapshot(id, batch);
+    origins_.forget(batch);
     for (Snapshot& snapshot : snapshots_of(still_doomed(branch_ids))) {
         snapshot.kind = "origin";
         snapshot.pinned = false;

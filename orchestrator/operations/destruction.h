@@ -8,6 +8,7 @@
 #include "jobs/step.h"
 #include "orchestrator/operations/instances.h"
 #include "orchestrator/operations/services.h"
+#include "orchestrator/operations/spare_origins.h"
 
 namespace bpg::operations {
 
@@ -29,7 +30,10 @@ class Destruction {
                                     const std::string& job_id, jobs::Batch& batch);
 
     Destruction(Services& services, jobs::JobContext& context)
-        : services_(services), context_(context), instances_(services, &context) {}
+        : services_(services),
+          context_(context),
+          instances_(services, &context),
+          origins_(services, context) {}
 
     /// `keep`: they may come back, so they are stopped cleanly.
     asio::awaitable<void> remove_instances(std::vector<std::string> branch_ids, bool keep);
@@ -44,7 +48,7 @@ class Destruction {
     asio::awaitable<void> destroy_volumes(std::vector<std::string> branch_ids);
     /// Without their volumes they hang on nothing, and need no password.
     void note_destroyed(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
-    /// What is left: the branches' own snapshots, and every origin that no branch hangs on now.
+    /// What is left: the branches' own snapshots, and every origin that nobody needs now.
     asio::awaitable<void> destroy_snapshots(std::vector<std::string> branch_ids);
     /// Those that destroy_snapshots() destroyed. The rest become origins of what hangs on them.
     void forget_snapshots(const std::vector<std::string>& branch_ids, jobs::Batch& batch) const;
@@ -60,16 +64,15 @@ class Destruction {
   private:
     std::vector<std::string> still_doomed(std::vector<std::string> branch_ids) const;
     std::vector<std::string> clones_first(std::vector<std::string> branch_ids) const;
-    std::vector<catalog::Snapshot> snapshots_that_go_before(
-        const std::string& volume, const std::vector<std::string>& branch_ids) const;
+    asio::awaitable<std::vector<catalog::Snapshot>> snapshots_that_go_before(
+        std::string volume, std::vector<std::string> branch_ids);
     asio::awaitable<void> destroy_volume(std::string volume, std::string owner);
-    asio::awaitable<bool> destroy_unless_cloned(catalog::Snapshot snapshot);
     std::vector<catalog::Snapshot> snapshots_of(const std::vector<std::string>& branch_ids) const;
-    std::vector<catalog::Snapshot> unclaimed_origins() const;
 
     Services& services_;
     jobs::JobContext& context_;
     Instances instances_;
+    SpareOrigins origins_;
     std::vector<std::string> destroyed_;
 };
 

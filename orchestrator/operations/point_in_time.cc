@@ -93,7 +93,7 @@ asio::awaitable<std::string> PointInTime::secure_wal(Restore& restore, std::stri
     const wal::Holding holding = co_await look_at_wal(services_, source(restore).id);
 
     const catalog::Branch& incarnation = source(restore);
-    const std::vector<wal::Base> all = bases_of(services_.catalog, incarnation);
+    const std::vector<wal::Base> all = bases_that_stay(services_, incarnation);
     std::vector<wal::Base> reserved = all;
     std::erase_if(reserved, [&](const wal::Base& base) { return base.snapshot_id != base_id; });
     auto plan = plan_for(restore.target, holding, reserved);
@@ -178,7 +178,7 @@ asio::awaitable<bool> PointInTime::heal(Restore& restore) {
 }
 
 std::string PointInTime::older_base(const Restore& restore, const std::string& base_id) const {
-    const std::vector<wal::Base> bases = bases_of(services_.catalog, source(restore));
+    const std::vector<wal::Base> bases = bases_that_stay(services_, source(restore));
     const auto here = std::find_if(bases.begin(), bases.end(), [&](const wal::Base& base) {
         return base.snapshot_id == base_id;
     });
@@ -195,7 +195,7 @@ asio::awaitable<Error> PointInTime::broken_wal(Restore restore, std::string log)
     co_await services_.archives.note_damage(archive);
     const wal::Holding holding = co_await look_at_wal(services_, source(restore).id);
     const catalog::Branch& incarnation = source(restore);
-    const auto windows = wal::windows(holding, bases_of(services_.catalog, incarnation));
+    const auto windows = wal::windows(holding, bases_that_stay(services_, incarnation));
     co_return Error(ErrorKind::kCorrupt, "wal_broken",
                     fmt::format("\"{}\" cannot be restored to {}",
                                 services_.catalog.ref_of(incarnation), restore.target.shown()),

@@ -22,7 +22,7 @@ std::span<const jobs::Step<Prune>> Prune::steps() {
         {"decide_wal", "see which WAL nobody needs", &Prune::decide_wal, nothing_to_undo,
          &Prune::mark_wal},
         {"remove_wal", "remove it, oldest first", &Prune::remove_wal, nothing_to_undo,
-         nothing_to_record},
+         &Prune::forget_origins},
     };
     return jobs::checked(kSteps);
 }
@@ -54,15 +54,9 @@ asio::awaitable<bool> Prune::destroy(std::string snapshot_id) {
         co_return false;
     }
     const storage::SnapshotRef place{found->volume, snapshot_id};
-    std::optional<Error> failure;
-    try {
-        co_await services_.storage.destroy_snapshot(place);
-    } catch (const Error& error) {
-        failure = error;
-    }
-    if (failure && failure->code() != "snapshot_has_clones") throw *failure;
-    if (failure) context_.warn("snapshot " + snapshot_id + " stays: something was cloned from it");
-    co_return !failure;
+    if (co_await destroy_unless_cloned(services_, place)) co_return true;
+    context_.warn("snapshot " + snapshot_id + " stays: something was cloned from it");
+    co_return false;
 }
 
 void Prune::forget_snapshots(const State& state, jobs::Batch& batch) const {
@@ -76,6 +70,10 @@ asio::awaitable<Progress> Prune::decide_wal(State& state) {
 
 void Prune::mark_wal(const State& state, jobs::Batch& batch) const {
     wal_cleanup_.mark(state.wal, batch);
+}
+
+void Prune::forget_origins(const State& state, jobs::Batch& batch) const {
+    wal_cleanup_.forget_origins(state.wal, batch);
 }
 
 asio::awaitable<Progress> Prune::remove_wal(State& state) {

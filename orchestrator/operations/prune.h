@@ -43,6 +43,7 @@ class Prune {
     asio::awaitable<jobs::Progress> remove_wal(State& state);
     void forget_snapshots(const State& state, jobs::Batch& batch) const;
     void mark_wal(const State& state, jobs::Batch& batch) const;
+    void forget_origins(const State& state, jobs::Batch& batch) const;
     asio::awaitable<bool> destroy(std::string snapshot_id);
 
     Services& services_;

@@ -91,7 +91,7 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
     }
     const wal::Holding holding = co_await look_at_wal(services_, source_id);
     const Branch& incarnation = source();
-    const std::vector<wal::Base> bases = bases_of(services_.catalog, incarnation);
+    const std::vector<wal::Base> bases = bases_that_stay(services_, incarnation);
     choice.windows = wal::windows(holding, bases);
     const auto plan = target.time ? wal::plan_time(holding, bases, *target.time)
                                   : wal::plan_lsn(holding, bases, lsn);
@@ -186,7 +186,7 @@ asio::awaitable<json> Requests::plan_wal_cleanup(std::string ref, int days) {
         const wal::Holding holding = co_await look_at_wal(services_, id);
         const Branch* incarnation = services_.catalog.branch_by_id(id);
         if (incarnation == nullptr) continue;
-        const auto bases = bases_of(services_.catalog, *incarnation);
+        const auto bases = bases_that_stay(services_, *incarnation);
         const wal::CleanupPlan plan = wal::plan_cleanup(holding, bases, horizon);
         bytes += plan.bytes;
         items.push_back(cleanup_json(*incarnation, plan, holding.segment_size));

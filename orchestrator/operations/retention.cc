@@ -140,7 +140,7 @@ asio::awaitable<BranchRetention> plan_retention(Services& services, RetentionQue
     if (branch == nullptr) {
         throw Error(ErrorKind::kNotFound, "branch_gone", "the branch of this plan is gone");
     }
-    std::vector<wal::Base> bases = bases_of(services.catalog, *branch);
+    std::vector<wal::Base> bases = bases_that_stay(services, *branch);
     const std::vector<const Schedule*> schedules = schedules_for(services, *branch);
     std::vector<const Schedule*> makers = schedules;
     std::erase_if(makers, [&query](const Schedule* one) {

@@ -93,6 +93,8 @@ bool SharedSnapshots::is_claimed(const std::string& snapshot_id) const {
 void SharedSnapshots::forget_what_is_over() {
     std::erase_if(released_,
                   [this](const std::string& id) { return catalog_.branch_by_id(id) == nullptr; });
+    std::erase_if(going_,
+                  [this](const std::string& id) { return catalog_.snapshot_by_id(id) == nullptr; });
     std::erase_if(rounds_, [this](const auto& entry) {
         Round& round = *entry.second;
         if (!round.taken) return false;

@@ -74,6 +74,12 @@ class SharedSnapshots {
     /// Whether any branch hangs on it, of those that have not released it.
     bool is_claimed(const std::string& snapshot_id) const;
 
+    /// It is being destroyed: nothing that is to last may count on it any more.
+    void go(const std::string& snapshot_id) { going_.insert(snapshot_id); }
+    /// It could not be destroyed.
+    void stay(const std::string& snapshot_id) { going_.erase(snapshot_id); }
+    bool is_going(const std::string& snapshot_id) const { return going_.contains(snapshot_id); }
+
   private:
     std::shared_ptr<Round> expecting(const std::string& parent_id, bool fast,
                                      const std::string& branch_id) const;
@@ -86,6 +92,7 @@ class SharedSnapshots {
     const catalog::Catalog& catalog_;
     std::map<std::string, std::shared_ptr<Round>> rounds_;  ///< by snapshot id
     std::set<std::string> released_;                        ///< branch ids
+    std::set<std::string> going_;                           ///< snapshot ids
     Signal changed_;
 };
 

@@ -26,7 +26,13 @@ asio::awaitable<Progress> SnapshotDelete::destroy_snapshot(State& state) {
     }
     co_await tell_what_is_lost(state.snapshot_id);
     const storage::SnapshotRef place{state.volume, state.snapshot_id};
-    co_await services_.storage.destroy_snapshot(place);
+    services_.shared_snapshots.go(state.snapshot_id);
+    try {
+        co_await services_.storage.destroy_snapshot(place);
+    } catch (...) {
+        services_.shared_snapshots.stay(state.snapshot_id);
+        throw;
+    }
     co_return Done{};
 }
 
@@ -41,7 +47,7 @@ asio::awaitable<void> SnapshotDelete::tell_what_is_lost(std::string snapshot_id)
     const wal::Holding holding = co_await look_at_wal(services_, branch_id);
     const catalog::Branch* branch = services_.catalog.branch_by_id(branch_id);
     if (branch == nullptr) co_return;
-    std::vector<wal::Base> bases = bases_of(services_.catalog, *branch);
+    std::vector<wal::Base> bases = bases_that_stay(services_, *branch);
     const auto before = wal::windows(holding, bases);
     std::erase_if(bases, [&](const wal::Base& base) { return base.snapshot_id == snapshot_id; });
     const auto after = wal::windows(holding, bases);

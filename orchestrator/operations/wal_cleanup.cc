@@ -14,13 +14,12 @@ using jobs::Progress;
 using nlohmann::json;
 
 std::span<const jobs::Step<WalCleanup>> WalCleanup::steps() {
-    using jobs::nothing_to_record;
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<WalCleanup> kSteps[] = {
         {"decide", "see which WAL nobody needs", &WalCleanup::decide, nothing_to_undo,
          &WalCleanup::mark},
         {"remove", "remove it, oldest first", &WalCleanup::remove, nothing_to_undo,
-         nothing_to_record, "what it removes does not come back"},
+         &WalCleanup::forget_origins, "what it removes does not come back"},
     };
     return jobs::checked(kSteps);
 }
@@ -32,7 +31,7 @@ asio::awaitable<Progress> WalCleanup::decide(State& state) {
         const wal::Holding holding = co_await look_at_wal(services_, id);
         const Branch* incarnation = services_.catalog.branch_by_id(id);
         if (incarnation == nullptr) continue;
-        const auto bases = bases_of(services_.catalog, *incarnation);
+        const auto bases = bases_that_stay(services_, *incarnation);
         const wal::CleanupPlan plan = wal::plan_cleanup(holding, bases, horizon);
         if (!plan.keep_from) continue;
         state.parts.push_back({id, wal::segment_name(*plan.keep_from, holding.segment_size),
@@ -64,7 +63,12 @@ asio::awaitable<Progress> WalCleanup::remove(State& state) {
         const wal::ArchiveRef archive = Instances::archive(*incarnation);
         co_await services_.archives.remove_before(archive, part.keep_from);
     }
+    co_await origins_.destroy();
     co_return Done{};
+}
+
+void WalCleanup::forget_origins(const State&, jobs::Batch& batch) const {
+    origins_.forget(batch);
 }
 
 json WalCleanup::result(const State& state) const {

@@ -1,7 +1,7 @@
 // wal-cleanup: removes archived WAL that no restorable time of the last days needs, incarnation by
 // incarnation. What is going to go is marked first, in a commit of its own, so that a crash leaves
 // a suffix that can be used and nobody restores from what is half gone (CLN-3). Older snapshots
-// stay usable as what they are.
+// stay usable as what they are; one that was kept for that WAL alone goes with it.
 #pragma once
 
 #include <span>
@@ -10,6 +10,7 @@
 
 #include "jobs/step.h"
 #include "orchestrator/operations/services.h"
+#include "orchestrator/operations/spare_origins.h"
 
 namespace bpg::operations {
 
@@ -35,7 +36,7 @@ class WalCleanup {
     };
 
     WalCleanup(Services& services, jobs::JobContext& context)
-        : services_(services), context_(context) {}
+        : services_(services), context_(context), origins_(services, context) {}
 
     static std::span<const jobs::Step<WalCleanup>> steps();
     void record_failure(const State&, const ErrorInfo&, jobs::Batch&) const {}
@@ -45,10 +46,12 @@ class WalCleanup {
     asio::awaitable<jobs::Progress> decide(State& state);
     asio::awaitable<jobs::Progress> remove(State& state);
     void mark(const State& state, jobs::Batch& batch) const;
+    void forget_origins(const State& state, jobs::Batch& batch) const;
 
   private:
     Services& services_;
     jobs::JobContext& context_;
+    SpareOrigins origins_;
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(WalCleanup::Part, branch_id, keep_from,

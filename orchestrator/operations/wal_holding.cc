@@ -6,6 +6,7 @@
 
 #include "orchestrator/base/error.h"
 #include "orchestrator/operations/instances.h"
+#include "orchestrator/operations/shared_snapshots.h"
 
 namespace bpg::operations {
 namespace {
@@ -80,6 +81,15 @@ std::vector<wal::Base> bases_of(const catalog::Catalog& catalog,
         fork.first = {incarnation.timeline, lsn / kSegmentSize};
         bases.push_back(fork);
     }
+    return bases;
+}
+
+std::vector<wal::Base> bases_that_stay(const Services& services,
+                                       const catalog::Branch& incarnation) {
+    std::vector<wal::Base> bases = bases_of(services.catalog, incarnation);
+    std::erase_if(bases, [&services](const wal::Base& base) {
+        return services.shared_snapshots.is_going(base.snapshot_id);
+    });
     return bases;
 }
 

@@ -22,6 +22,9 @@ WallTime incarnation_began(const catalog::Branch& incarnation);
 /// Its own snapshots, and the one it was cloned from.
 std::vector<wal::Base> bases_of(const catalog::Catalog& catalog,
                                 const catalog::Branch& incarnation);
+/// Of these, those that are not being destroyed just now.
+std::vector<wal::Base> bases_that_stay(const Services& services,
+                                       const catalog::Branch& incarnation);
 
 /// Of the branch record with this id. Loop thread; looks at the runtime, the archive and pg_wal.
 asio::awaitable<wal::WalServer> wal_server(Services& services, std::string branch_id);

@@ -145,6 +145,19 @@ std::optional<RestorePlan> plan_all(const Holding& holding, const std::vector<Ba
     return plan_of(holding, found->first, found->second);
 }
 
+bool is_needed(const Holding& holding, const std::vector<Base>& bases,
+               const std::string& snapshot_id) {
+    std::optional<SegmentId> until;
+    for (const Base& base : by_time(bases)) {
+        const auto reach = reach_of(holding, base);
+        if (!reach) continue;
+        // An earlier one that reaches as far opens every time that this one does.
+        if (base.snapshot_id == snapshot_id) return !until || *until != reach->until;
+        until = reach->until;
+    }
+    return false;
+}
+
 CleanupPlan plan_cleanup(const Holding& holding, const std::vector<Base>& bases, WallTime horizon) {
     CleanupPlan plan;
     const std::vector<Base> sorted = by_time(bases);

@@ -87,6 +87,10 @@ std::optional<RestorePlan> plan_time(const Holding& holding, const std::vector<B
 std::optional<RestorePlan> plan_lsn(const Holding& holding, const std::vector<Base>& bases,
                                     std::uint64_t target);
 
+/// Whether there is a time that can be restored from this base alone.
+bool is_needed(const Holding& holding, const std::vector<Base>& bases,
+               const std::string& snapshot_id);
+
 /// From the newest base to the last segment.
 std::optional<RestorePlan> plan_all(const Holding& holding, const std::vector<Base>& bases);
 

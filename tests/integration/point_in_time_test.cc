@@ -419,6 +419,36 @@ TEST_P(BrokenWal, AMissingSegmentIsAGapThatIsNamed) {
     expect_exact(main_, read_ledger(host().url(main_)), now());
 }
 
+/// The snapshot that a branch was cut from may be all that opens the times behind a gap.
+TEST_P(BrokenWal, DeletingABranchTakesNoTimeOfItsParentAway) {
+    std::filesystem::remove(archived());
+    host().bpg_json({"branch", "create", "shop/dev"});
+    write(main_, 2);
+    const WallTime behind_the_gap = now();
+    const Ledger ledger = read_ledger(host().url(main_));
+    write(main_, 2);
+    const auto restorable = [this] {
+        return host().bpg_json({"wal", "info", main_}).at("items")[0].at("restorable");
+    };
+    const Json before = restorable();
+    host().bpg_json({"branch", "delete", "shop/dev", "--purge", "--yes"});
+    EXPECT_EQ(restorable().size(), before.size());
+    expect_exact(main_, ledger, behind_the_gap);
+
+    // With a snapshot of its own in front of the gap no more than before, behind it all of them.
+    host().bpg_json({"snapshot", "create", main_});
+    const auto origins = [this] {
+        int count = 0;
+        const Json list = host().bpg_json({"snapshot", "list", main_});
+        for (const Json& item : list.at("items"))
+            count += item.at("kind") == "origin" ? 1 : 0;
+        return count;
+    };
+    EXPECT_EQ(origins(), 1) << "the times before the new snapshot are still its own";
+    host().bpg_json({"wal", "cleanup", main_, "--days", "0"});
+    EXPECT_EQ(origins(), 0) << "the cleanup took its WAL";
+}
+
 TEST_P(BrokenWal, ATruncatedSegmentIsNamed) {
     std::filesystem::resize_file(archived(), std::filesystem::file_size(archived()) / 2);
     expect_refused_naming_the_segment("not_restorable");

@@ -280,5 +280,50 @@ TEST(CleanupProperty, LeavesEveryTimeSinceTheHorizonRestorableAndSaysWhatItTakes
     }
 }
 
+constexpr std::int64_t kEnd = 2000;  // no model goes on until then
+
+TEST(NeedProperty, ABaseIsNeededExactlyWhenATimeIsLostWithoutIt) {
+    const unsigned seed = std::random_device{}();
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    int needed = 0;
+    for (int round = 0; round < 2000; ++round) {
+        const Model model = random_model(random);
+        for (const Base& one : model.bases) {
+            Model without = model;
+            std::erase_if(without.bases,
+                          [&](const Base& other) { return other.snapshot_id == one.snapshot_id; });
+            bool is_lost = false;
+            for (std::int64_t target = 990; target < kEnd; ++target)
+                is_lost = is_lost || model.can_restore(target) != without.can_restore(target);
+            ASSERT_EQ(is_needed(model.holding(), model.bases, one.snapshot_id), is_lost)
+                << "round " << round << " base " << one.snapshot_id;
+            needed += is_lost ? 1 : 0;
+        }
+    }
+    EXPECT_GT(needed, 100);
+}
+
+TEST(NeedProperty, OfBasesThatGoOneByOneWhenNotNeededNoTimeIsLost) {
+    const unsigned seed = std::random_device{}();
+    SCOPED_TRACE(testing::Message() << "seed " << seed);
+    std::mt19937 random(seed);
+    for (int round = 0; round < 2000; ++round) {
+        const Model before = random_model(random);
+        Model after = before;
+        std::vector<Base> order = before.bases;
+        std::shuffle(order.begin(), order.end(), random);
+        for (const Base& one : order) {
+            if (is_needed(after.holding(), after.bases, one.snapshot_id)) continue;
+            std::erase_if(after.bases,
+                          [&](const Base& other) { return other.snapshot_id == one.snapshot_id; });
+        }
+        for (std::int64_t target = 990; target < kEnd; ++target) {
+            ASSERT_EQ(after.can_restore(target), before.can_restore(target))
+                << "round " << round << " target " << target;
+        }
+    }
+}
+
 }  // namespace
 }  // namespace bpg::wal

@@ -1,0 +1,42 @@
+// Snapshots that branches were cut from and that no branch hangs on any more. They go with the last
+// such branch, unless some time of their own branch can be restored from one alone, as behind a gap
+// in its WAL: that one goes when a cleanup has taken that WAL, or with its branch.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "jobs/step.h"
+#include "orchestrator/operations/services.h"
+
+namespace bpg::operations {
+
+class SpareOrigins {
+  public:
+    SpareOrigins(Services& services, jobs::JobContext& context)
+        : services_(services), context_(context) {}
+
+    /// Those that nothing hangs on, as far as the catalog knows.
+    std::vector<catalog::Snapshot> unclaimed() const;
+    /// Nobody hangs on it, and every time that it opens is open without it.
+    asio::awaitable<bool> may_go(catalog::Snapshot snapshot);
+    /// Destroys all that may go. Begins anew each time.
+    asio::awaitable<void> destroy();
+    /// What destroy() destroyed leaves the catalog.
+    void forget(jobs::Batch& batch) const;
+
+  private:
+    asio::awaitable<bool> is_needed_to_restore(catalog::Snapshot snapshot);
+    asio::awaitable<bool> stays_by_itself(wal::Base base);
+
+    Services& services_;
+    jobs::JobContext& context_;
+    std::vector<std::string> destroyed_;
+};
+
+/// False: a volume hangs on it. That may be another than the catalog thinks: where ZFS lets a clone
+/// take over what a destroyed volume had, the clone hangs on what that volume hung on. Such a
+/// snapshot is kept on record, and goes with the last of them. Counts as gone from the call on.
+asio::awaitable<bool> destroy_unless_cloned(Services& services, storage::SnapshotRef snapshot);
+
+}  // namespace bpg::operations
