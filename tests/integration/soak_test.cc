@@ -114,7 +114,7 @@ class Acknowledged {
 
 /// One user's next command line, without the global flags. Without `databases` none is made or
 /// deleted: initdb in containers would be most of what a short run under kills does.
-std::vector<std::string> choose(std::mt19937_64& random, bool databases) {
+std::vector<std::string> choose(std::mt19937_64& random) {
     const auto below = [&random](int limit) {
         return std::uniform_int_distribution<int>(0, limit - 1)(random);
     };
@@ -134,7 +134,7 @@ std::vector<std::string> choose(std::mt19937_64& random, bool databases) {
     if (choice < 87) return {"snapshot", "create", name()};
     if (choice < 90) return {"branch", "rename", name(), name()};
     if (choice < 93) return {"password", "rotate", name()};
-    if (choice < 95 && databases) return {"db", below(2) == 0 ? "create" : "delete", "side"};
+    if (choice < 95) return {"db", below(2) == 0 ? "create" : "delete", "side"};
     return {"status"};
 }
 
@@ -150,7 +150,7 @@ class Soak : public HostSuite<Soak> {
         at_once(kUsers, [&](std::size_t user) {
             std::mt19937_64 random(seed + user);
             while (begun++ < operations) {
-                std::vector<std::string> arguments = choose(random, true);
+                std::vector<std::string> arguments = choose(random);
                 const std::string what = fmt::format("{}", fmt::join(arguments, " "));
                 arguments.insert(arguments.begin(), {"-y", "-o", "json"});
                 tally.note(arguments[3] == "branch" ? what.substr(7) : what, host().bpg(arguments));
@@ -170,8 +170,7 @@ class Soak : public HostSuite<Soak> {
                     tally.note("cancel", host().bpg({"-o", "json", "job", "cancel", victim}));
                     continue;
                 }
-                std::vector<std::string> arguments =
-                    choose(random, !host().in_docker() || long_mode());
+                std::vector<std::string> arguments = choose(random);
                 const bool has_verb = arguments.size() > 1 && arguments[0] != "status" &&
                                       arguments[1].find('/') == std::string::npos;
                 const std::string verb = has_verb ? arguments[1] : arguments[0];
