@@ -6,6 +6,7 @@
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -39,6 +40,9 @@ const std::vector<FamilySpec>& gauge_specs() {
         {"bpg_queue_oldest_age_seconds", "Age of the oldest job that has not started.", {}},
         {"bpg_branches", "Branches by state.", {"state"}},
         {"bpg_instance_up", "1 while the branch's PostgreSQL runs.", {"database", "branch"}},
+        {"bpg_instance_expected",
+         "1 while the branch's PostgreSQL is meant to run: nobody stopped it.",
+         {"database", "branch"}},
         {"bpg_branch_used_bytes",
          "Bytes that would come back if the branch went.",
          {"database", "branch"}},
@@ -93,6 +97,7 @@ const std::vector<FamilySpec>& counter_specs() {
         {"bpg_schedule_overlap_skipped_total",
          "Fires skipped because the job of the one before was open, since the schedule was made.",
          {"schedule"}},
+        {"process_cpu_seconds_total", "Processor time that bpgd has used, user and system.", {}},
     };
     return specs;
 }
@@ -146,6 +151,15 @@ double resident_bytes() {
     const int fields = std::fscanf(file, "%lu %lu", &total, &resident);
     std::fclose(file);
     return fields == 2 ? static_cast<double>(resident) * static_cast<double>(getpagesize()) : 0;
+}
+
+double processor_seconds() {
+    struct rusage used{};
+    if (::getrusage(RUSAGE_SELF, &used) != 0) return 0;
+    const auto seconds = [](const timeval& time) {
+        return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) / 1e6;
+    };
+    return seconds(used.ru_utime) + seconds(used.ru_stime);
 }
 
 double open_descriptors() {
@@ -302,6 +316,7 @@ void Instruments::before_scrape(std::function<void()> refresh) {
 std::string Instruments::exposition() {
     if (impl_->refresh) impl_->refresh();
     set_gauge("process_resident_memory_bytes", {{{}, resident_bytes()}});
+    set_counter("process_cpu_seconds_total", {{{}, processor_seconds()}});
     set_gauge("process_open_fds", {{{}, open_descriptors()}});
     set_gauge("process_start_time_seconds", {{{}, impl_->started}});
     return prometheus::TextSerializer().Serialize(impl_->registry.Collect());

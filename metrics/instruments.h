@@ -41,7 +41,8 @@ class Instruments {
 
     /// Replaces all series of a gauge (by its name below) with these; a series not given vanishes.
     /// Known gauges: bpg_jobs{state}, bpg_queue_oldest_age_seconds, bpg_branches{state},
-    /// bpg_instance_up{database,branch}, bpg_branch_used_bytes{database,branch},
+    /// bpg_instance_up{database,branch}, bpg_instance_expected{database,branch},
+    /// bpg_branch_used_bytes{database,branch},
     /// bpg_branch_referenced_bytes{database,branch}, bpg_snapshots{database},
     /// bpg_pool_size_bytes{pool}, bpg_pool_free_bytes{pool}, and with {database,branch}:
     /// bpg_wal_archive_bytes, bpg_wal_pending_segments, bpg_wal_gaps,

@@ -217,7 +217,7 @@ Daemon::Daemon(config::Config config, StoragePlace place, const DaemonOptions& o
                    [this] { return space_; }),
       watched_archives_(config_.paths.wal_archive, background_pool_),
       wal_watch_(services_, watched_archives_, config_.paths.wal_archive, background_pool_),
-      gauges_(metrics_, services_, queue_, wal_watch_, place_.pool,
+      gauges_(metrics_, services_, queue_, supervisor_, wal_watch_, place_.pool,
               config_.metrics.branch_series_max),
       api_(api_services()),
       api_server_(loop_.get_executor(), api_router_, {}),

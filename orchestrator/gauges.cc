@@ -49,6 +49,7 @@ void Gauges::set_branches() {
     for (const char* state : {"creating", "running", "stopped", "failed", "deleting"})
         states[state] = 0;
     std::vector<Sample> up;
+    std::vector<Sample> expected;
     std::vector<Sample> used;
     std::vector<Sample> referenced;
     for (const catalog::Branch* branch : services_.catalog.branches()) {
@@ -56,7 +57,11 @@ void Gauges::set_branches() {
         const auto* database = services_.catalog.database_by_id(branch->database_id);
         if (database == nullptr || up.size() >= most_) continue;
         const std::vector<std::string> labels{database->name, branch->name};
-        up.push_back({labels, branch->state == catalog::BranchState::kRunning ? 1.0 : 0.0});
+        const bool is_running = branch->state == catalog::BranchState::kRunning;
+        const bool is_up = is_running && !supervisor_.has_ended(branch->id);
+        up.push_back({labels, is_up ? 1.0 : 0.0});
+        const bool has_failed = branch->state == catalog::BranchState::kFailed;
+        expected.push_back({labels, is_running || has_failed ? 1.0 : 0.0});
         if (const auto usage = services_.catalog.usage(branch->id)) {
             used.push_back({labels, static_cast<double>(usage->used)});
             referenced.push_back({labels, static_cast<double>(usage->referenced)});
@@ -64,6 +69,7 @@ void Gauges::set_branches() {
     }
     metrics_.set_gauge("bpg_branches", samples_of(states));
     metrics_.set_gauge("bpg_instance_up", up);
+    metrics_.set_gauge("bpg_instance_expected", expected);
     metrics_.set_gauge("bpg_branch_used_bytes", used);
     metrics_.set_gauge("bpg_branch_referenced_bytes", referenced);
 }

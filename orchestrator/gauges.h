@@ -8,6 +8,7 @@
 #include "jobs/queue.h"
 #include "metrics/instruments.h"
 #include "orchestrator/operations/services.h"
+#include "orchestrator/supervisor.h"
 #include "orchestrator/wal_watch.h"
 
 namespace bpg {
@@ -17,10 +18,12 @@ class Gauges {
   public:
     /// Series a branch are of at most `most` branches.
     Gauges(metrics::Instruments& metrics, const operations::Services& services,
-           const jobs::Queue& queue, const WalWatch& wal_watch, std::string pool, std::size_t most)
+           const jobs::Queue& queue, const Supervisor& supervisor, const WalWatch& wal_watch,
+           std::string pool, std::size_t most)
         : metrics_(metrics),
           services_(services),
           queue_(queue),
+          supervisor_(supervisor),
           wal_watch_(wal_watch),
           pool_(std::move(pool)),
           most_(most) {}
@@ -37,6 +40,7 @@ class Gauges {
     metrics::Instruments& metrics_;
     const operations::Services& services_;
     const jobs::Queue& queue_;
+    const Supervisor& supervisor_;
     const WalWatch& wal_watch_;
     const std::string pool_;
     const std::size_t most_;

@@ -63,6 +63,9 @@ bool Supervisor::is_ours_to_start(const std::string& branch_id) const {
 
 asio::awaitable<void> Supervisor::run() {
     while (true) {
+        std::erase_if(ended_, [this](const std::string& id) {
+            return services_.catalog.branch_by_id(id) == nullptr;
+        });
         for (const Branch* branch : services_.catalog.branches()) {
             const std::string id = branch->id;
             if (watched_.contains(id) || !is_ours_to_start(id)) continue;
@@ -84,7 +87,9 @@ asio::awaitable<void> Supervisor::watch(std::string branch_id) {
     const runtime::InstanceRef instance =
         instances_.ref(*services_.catalog.branch_by_id(branch_id));
     co_await note_running(branch_id);
+    ended_.erase(branch_id);
     if (!is_unfinished(branch_id)) co_await services_.runtime.wait_until_gone(instance);
+    ended_.insert(branch_id);
     if (!is_ours_to_start(branch_id)) co_return;  // a job stopped it, or works on it
     if (std::chrono::steady_clock::now() - began > kHealthyAfter) restarts_.erase(branch_id);
     const int failures = restarts_[branch_id]++;

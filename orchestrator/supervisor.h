@@ -24,6 +24,9 @@ class Supervisor {
     asio::awaitable<void> look_at_all();
     /// Watches until the process ends.
     asio::awaitable<void> run();
+    /// Whether the branch's instance has ended and is not seen running again yet: while it recovers
+    /// after a crash the branch's state is still that it runs.
+    bool has_ended(const std::string& branch_id) const { return ended_.contains(branch_id); }
 
   private:
     asio::awaitable<bool> is_known_to_be_gone(const catalog::Branch& branch);
@@ -42,6 +45,7 @@ class Supervisor {
     jobs::Store& store_;
     bool runtime_is_away_ = false;  ///< while looking at all
     std::set<std::string> watched_;
+    std::set<std::string> ended_;  ///< ids of branches
     std::map<std::string, int> restarts_;
 };
 

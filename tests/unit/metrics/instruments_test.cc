@@ -47,5 +47,20 @@ TEST(Instruments, CountersOfAnOperationExistBeforeItRuns) {
         shows(metrics, "bpg_job_attempts_total{operation=\"prune\",outcome=\"succeeded\"} 0"));
 }
 
+TEST(Instruments, ProcessorTimeGrowsWithWhatIsDone) {
+    Instruments metrics;
+    const auto used = [&metrics] {
+        const std::string text = metrics.exposition();
+        const std::string name = "\nprocess_cpu_seconds_total ";
+        return std::stod(text.substr(text.find(name) + name.size()));
+    };
+    const double before = used();
+    double after = before;
+    for (int scrapes = 0; scrapes < 100'000 && after == before; ++scrapes)
+        after = used();
+    EXPECT_GT(after, before);
+    EXPECT_LT(after, 60);
+}
+
 }  // namespace
 }  // namespace bpg::metrics
