@@ -8,6 +8,7 @@
 #include <sys/time.h>
 #include <sys/un.h>
 
+#include <algorithm>
 #include <array>
 #include <charconv>
 #include <cstring>
@@ -31,6 +32,24 @@ std::string read_to_the_end(int socket) {
     return answer;
 }
 
+/// The body of an answer in chunks, put together.
+std::string without_chunks(std::string_view body) {
+    std::string whole;
+    while (!body.empty()) {
+        std::size_t size = 0;
+        const auto [end, failure] =
+            std::from_chars(body.data(), body.data() + body.size(), size, 16);
+        const std::size_t begin = static_cast<std::size_t>(end - body.data()) + 2;
+        if (failure != std::errc() || begin + size > body.size()) {
+            throw std::runtime_error("the answer ends within a chunk");
+        }
+        if (size == 0) break;
+        whole += body.substr(begin, size);
+        body.remove_prefix(std::min(begin + size + 2, body.size()));
+    }
+    return whole;
+}
+
 }  // namespace
 
 std::string http_get(std::uint16_t port, const std::string& path) {
@@ -51,7 +70,10 @@ std::string http_get(std::uint16_t port, const std::string& path) {
     if (!answer.starts_with("HTTP/1.1 200") || head_end == std::string::npos) {
         throw std::runtime_error(fmt::format("GET {}: {}", path, answer.substr(0, 500)));
     }
-    return answer.substr(head_end + 4);
+    const bool is_chunked =
+        answer.substr(0, head_end).find("\r\nTransfer-Encoding: chunked") != std::string::npos;
+    const std::string body = answer.substr(head_end + 4);
+    return is_chunked ? without_chunks(body) : body;
 }
 
 HttpAnswer http_exchange(const std::filesystem::path& socket_path, std::string_view bytes) {
