@@ -2,8 +2,8 @@
 """What the dashboards and rules ask Prometheus, and what it answers.
 
     panels.py lint                      dashboards, rules and runbooks keep the conventions
-    panels.py names METRICS             every metric exported is used or documented as raw, and every
-                                        metric used is exported; METRICS: a file or URL, - for stdin
+    panels.py names METRICS             every metric exported is used or documented as raw, and
+                                        every metric used is exported; METRICS: a file, a URL or -
     panels.py check PROMETHEUS          every expression runs there and finds something
     panels.py table PROMETHEUS [--write]
                                         every panel with the value it shows; --write puts the table
@@ -55,36 +55,36 @@ def panels_of(dashboard):
 class Query:
     """One expression of a dashboard, with what is needed to show its value."""
 
-    def __init__(self, dashboard, title, unit, legend, expr):
-        self.dashboard, self.title, self.unit = dashboard, title, unit
+    def __init__(self, dashboard, title, settings, legend, expr):
+        self.dashboard, self.title, self.settings = dashboard, title, settings
+        self.unit = settings.get("unit", "")
         self.legend, self.expr = legend, expr
 
 
-def unit_of(panel, target):
-    """Of a column of a table, else of the panel."""
+def settings_of(panel, target):
+    """(unit and so on, column): of a column of a table, else of the panel."""
     names = {}
     for step in panel.get("transformations", []):
         names.update(step["options"].get("renameByName", {}))
     column = names.get("Value #" + target["refId"])
+    settings = dict(panel["fieldConfig"]["defaults"])
     for override in panel["fieldConfig"]["overrides"]:
         if column is not None and override["matcher"]["options"] == column:
-            for item in override["properties"]:
-                if item["id"] == "unit":
-                    return item["value"], column
-    return panel["fieldConfig"]["defaults"].get("unit", ""), column
+            settings.update((item["id"], item["value"]) for item in override["properties"])
+    return settings, column
 
 
 def queries():
     for _, dashboard in dashboards():
         for panel in panels_of(dashboard):
             for target in panel["targets"]:
-                unit, column = unit_of(panel, target)
+                settings, column = settings_of(panel, target)
                 title = panel["title"] + (f": {column}" if column else "")
-                yield Query(dashboard["title"], title, unit, target.get("legendFormat", ""),
+                yield Query(dashboard["title"], title, settings, target.get("legendFormat", ""),
                             target["expr"])
         for item in dashboard["annotations"]["list"]:
             if "expr" in item:
-                yield Query(dashboard["title"], "annotation " + item["name"], "none",
+                yield Query(dashboard["title"], "annotation " + item["name"], {"unit": "none"},
                             item["titleFormat"], item["expr"])
 
 
@@ -347,6 +347,8 @@ def scaled(value, base, units):
 
 def seconds(value):
     size = abs(value)
+    if size == 0:
+        return "0 s"
     if size < 1e-3:
         return f"{value * 1e6:.3g} µs"
     if size < 1:
@@ -361,8 +363,11 @@ def moment(value):
     return datetime.fromtimestamp(value / 1000, timezone.utc)
 
 
-def shown(value, unit):
+def shown(value, settings):
     """A value as its panel shows it, as nearly as matters to somebody who reads the table."""
+    unit = settings["unit"]
+    if unit == "short" and settings.get("decimals") == 0:
+        return f"{value:.0f}"
     if unit == "s":
         return seconds(value)
     if unit == "bytes":
@@ -393,14 +398,16 @@ def table(live):
         if query.dashboard != dashboard:
             dashboard = query.dashboard
             lines += ["", f"### {dashboard.split(' / ')[-1]}", "",
-                      "| panel | unit | series | the largest, or the only one |", "|---|---|---|---|"]
+                      "| panel | unit | series | the largest, or the only one |",
+                      "|---|---|---|---|"]
         samples = live.ask(query.expr)
         labels, value = max(samples, key=lambda s: s[1]) if samples else ({}, math.nan)
         name = "`" + legend(query, labels).strip() + "`: " if samples else ""
-        lines.append(f"| {query.title} | {query.unit} | {len(samples)} "
-                     f"| {name}{shown(value, query.unit) if samples else 'EMPTY'} |")
-    # The port is another one in each run.
-    return re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:9732", "\n".join(lines).strip()) + "\n"
+        value = shown(value, query.settings) if samples else "EMPTY"
+        lines.append(f"| {query.title} | {query.unit} | {len(samples)} | {name}{value} |")
+    # The port and the place of a pool file are others in each run.
+    text = re.sub(r"127\.0\.0\.1:\d+", "127.0.0.1:9732", "\n".join(lines).strip())
+    return re.sub(r"/\S+/(pool\.\w+)", r"\1", text) + "\n"
 
 
 def write_table(text):

@@ -101,8 +101,7 @@ void Prometheus::start() {
     const bool is_ready = eventually(
         [this] {
             try {
-                http_get(ports_.first(), "/-/ready");
-                return true;
+                return !ask("count_over_time((up == 1)[1m:1s]) > 2").empty();
             } catch (const std::runtime_error&) {
                 return false;
             }
@@ -111,7 +110,7 @@ void Prometheus::start() {
     if (is_ready) return;
     const std::string said = log();
     stop();
-    throw std::runtime_error("prometheus does not become ready:\n" + said);
+    throw std::runtime_error("prometheus does not scrape bpgd:\n" + said);
 }
 
 void Prometheus::stop() noexcept {

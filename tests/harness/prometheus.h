@@ -30,8 +30,8 @@ class Prometheus {
     /// occur.
     using Edits = std::vector<std::pair<std::string, std::string>>;
 
-    /// Starts it, scraping bpgd at 127.0.0.1:`target`, and waits until it is ready. Throws with its
-    /// log when that takes too long.
+    /// Starts it, scraping bpgd at 127.0.0.1:`target`, and waits until it has done so twice: what
+    /// grows from here on is seen to grow. Throws with its log when that takes too long.
     explicit Prometheus(std::uint16_t target, const Edits& edits = {});
     ~Prometheus();
     Prometheus(const Prometheus&) = delete;
