@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <cmath>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -271,14 +273,29 @@ std::string space_of(const json& storage) {
     return size == "-" ? std::string() : fmt::format("{} free of {}", free, size);
 }
 
-std::string spaced(std::initializer_list<std::string> parts) {
+/// "[######----]", how much of the pool is used.
+std::string bar_of(const json& storage) {
+    constexpr std::size_t kWidth = 10;
+    const json& size = member(storage, "size_bytes");
+    const json& free = member(storage, "free_bytes");
+    if (!size.is_number() || !free.is_number() || size.get<double>() <= 0) return {};
+    const double used = 1 - std::clamp(free.get<double>() / size.get<double>(), 0.0, 1.0);
+    const auto filled = static_cast<std::size_t>(std::lround(used * kWidth));
+    return "[" + std::string(filled, '#') + std::string(kWidth - filled, '-') + "]";
+}
+
+std::string spaced_by(std::string_view between, std::initializer_list<std::string> parts) {
     std::string out;
     for (const std::string& part : parts) {
         if (part.empty()) continue;
-        if (!out.empty()) out += ", ";
+        if (!out.empty()) out += between;
         out += part;
     }
     return out;
+}
+
+std::string spaced(std::initializer_list<std::string> parts) {
+    return spaced_by(", ", parts);
 }
 
 /// "nightly in 5h, sync in 2d"
@@ -291,6 +308,36 @@ std::string next_fires_of(const json& fires) {
     return text;
 }
 
+/// "newest snapshot 3h ago, restorable 2d ago to 5s ago, 2 segments of WAL wait (the oldest 1m)"
+std::string protection_of(const json& facts) {
+    if (!facts.is_object()) return {};
+    const auto ago = [&facts](const char* name) {
+        const std::string age = age_of(member(facts, name), now());
+        return age == "-" ? age : age + " ago";
+    };
+    const std::string snapshot = ago("newest_snapshot_at");
+    const std::string from = ago("restorable_from");
+    const json& pending = member(facts, "pending_segments");
+    const json& gaps = member(facts, "gaps");
+    const auto count_of = [](const json& value) {
+        return value.is_number_unsigned() ? value.get<std::uint64_t>() : 0;
+    };
+    std::string waits;
+    if (const auto count = count_of(pending); count > 0) {
+        waits = fmt::format("{} {} of WAL (the oldest {} old)", count,
+                            count == 1 ? "segment waits" : "segments wait",
+                            age_of(member(facts, "oldest_pending_at"), now()));
+    }
+    std::string holes;
+    if (const auto count = count_of(gaps); count > 0) {
+        holes = fmt::format("{} {} in the WAL", count, count == 1 ? "gap" : "gaps");
+    }
+    return spaced({snapshot == "-" ? "no snapshot" : "newest snapshot " + snapshot,
+                   from == "-" ? "no time restorable"
+                               : fmt::format("restorable {} to {}", from, ago("restorable_to")),
+                   holes, waits});
+}
+
 std::string daemon_lines(const json& status) {
     const json& daemon = member(status, "daemon");
     const json& storage = member(status, "storage");
@@ -298,12 +345,13 @@ std::string daemon_lines(const json& status) {
     const json& jobs = member(status, "jobs");
     const json& uptime = member(daemon, "uptime_seconds");
     const std::string version = scalar_of(runtime, "version");
-    return render_fields({
+    std::vector<std::pair<std::string, std::string>> lines = {
         {"bpgd", spaced({text_of(daemon, "version"),
                          uptime.is_number()
                              ? "up " + human_age(std::chrono::seconds(uptime.get<std::int64_t>()))
                              : ""})},
-        {"storage", spaced({text_of(storage, "driver"), text_of(storage, "pool"), space_of(storage),
+        {"storage", spaced({text_of(storage, "driver"), text_of(storage, "pool"),
+                            spaced_by(" ", {bar_of(storage), space_of(storage)}),
                             text_of(storage, "health")})},
         {"runtime", spaced({text_of(runtime, "driver"), version})},
         {"jobs", jobs.is_object() ? fmt::format("{} queued, {} running, {} failed in 24 h",
@@ -312,7 +360,12 @@ std::string daemon_lines(const json& status) {
                                                 dash(scalar_of(jobs, "failed_24h")))
                                   : ""},
         {"next", next_fires_of(member(member(status, "schedules"), "next"))},
-    });
+    };
+    for (const json& database : member(status, "databases")) {
+        lines.emplace_back(text_of(database, "name"),
+                           protection_of(member(database, "protection")));
+    }
+    return render_fields(lines);
 }
 
 }  // namespace

@@ -13,8 +13,8 @@
 #include <cstdio>
 #include <filesystem>
 #include <map>
-#include <set>
 #include <stdexcept>
+#include <unordered_map>
 
 namespace bpg::metrics {
 namespace {
@@ -113,33 +113,48 @@ prometheus::Labels labels_of(const FamilySpec& spec, const Sample& sample) {
     return labels;
 }
 
-/// The series of one family that exist now, by their label values.
+struct HashOfLabels {
+    std::size_t operator()(const std::vector<std::string>& labels) const {
+        std::size_t hash = 0;
+        for (const std::string& label : labels)
+            hash = hash * 31 + std::hash<std::string>{}(label);
+        return hash;
+    }
+};
+
+/// The series of one family that exist now, by their label values. With a branch for each of
+/// hundreds of series this is most of what a scrape costs the loop: one look at each, no copies.
 template <class Metric>
 struct Series {
+    struct Entry {
+        Metric* metric = nullptr;
+        std::uint64_t round = 0;  ///< in which it was last given
+    };
     FamilySpec spec;
     prometheus::Family<Metric>* family = nullptr;
-    std::map<std::vector<std::string>, Metric*> current;
+    std::unordered_map<std::vector<std::string>, Entry, HashOfLabels> current;
+    std::uint64_t round = 0;
 
+    /// Those that are given now are all there are from end() on.
+    void begin() { ++round; }
     Metric& at(const Sample& sample) {
-        auto [found, is_new] = current.try_emplace(sample.labels, nullptr);
-        if (is_new) found->second = &family->Add(labels_of(spec, sample));
-        return *found->second;
+        auto [found, is_new] = current.try_emplace(sample.labels);
+        Entry& entry = found->second;
+        if (is_new) entry.metric = &family->Add(labels_of(spec, sample));
+        entry.round = round;
+        return *entry.metric;
     }
-    void remove_all_but(const std::vector<Sample>& samples) {
-        std::set<std::vector<std::string>> kept;
-        for (const Sample& sample : samples)
-            kept.insert(sample.labels);
+    void end() {
         std::erase_if(current, [&](const auto& entry) {
-            if (kept.contains(entry.first)) return false;
-            family->Remove(entry.second);
+            if (entry.second.round == round) return false;
+            family->Remove(entry.second.metric);
             return true;
         });
     }
-    void remove(const Sample& sample) {
-        const auto found = current.find(sample.labels);
-        if (found == current.end()) return;
-        family->Remove(found->second);
-        current.erase(found);
+    Metric& anew(const Sample& sample) {
+        family->Remove(&at(sample));
+        current.erase(sample.labels);
+        return at(sample);
     }
 };
 
@@ -294,31 +309,36 @@ void Instruments::http_request(const std::string& route, const std::string& meth
 
 void Instruments::set_gauge(const std::string& name, const std::vector<Sample>& samples) {
     auto& gauge = impl_->gauges.at(name);
-    gauge.remove_all_but(samples);
+    gauge.begin();
     for (const Sample& sample : samples)
         gauge.at(sample).Set(sample.value);
+    gauge.end();
 }
 
 void Instruments::set_counter(const std::string& name, const std::vector<Sample>& samples) {
     auto& counter = impl_->counters.at(name);
-    counter.remove_all_but(samples);
+    counter.begin();
     for (const Sample& sample : samples) {
-        if (counter.at(sample).Value() > sample.value) counter.remove(sample);
-        auto& series = counter.at(sample);
-        series.Increment(sample.value - series.Value());
+        prometheus::Counter* series = &counter.at(sample);
+        if (series->Value() > sample.value) series = &counter.anew(sample);
+        series->Increment(sample.value - series->Value());
     }
+    counter.end();
 }
 
 void Instruments::before_scrape(std::function<void()> refresh) {
     impl_->refresh = std::move(refresh);
 }
 
-std::string Instruments::exposition() {
+void Instruments::refresh() {
     if (impl_->refresh) impl_->refresh();
     set_gauge("process_resident_memory_bytes", {{{}, resident_bytes()}});
     set_counter("process_cpu_seconds_total", {{{}, processor_seconds()}});
     set_gauge("process_open_fds", {{{}, open_descriptors()}});
     set_gauge("process_start_time_seconds", {{{}, impl_->started}});
+}
+
+std::string Instruments::text() const {
     return prometheus::TextSerializer().Serialize(impl_->registry.Collect());
 }
 

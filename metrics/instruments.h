@@ -60,8 +60,15 @@ class Instruments {
     /// Called at the start of every scrape, to set the gauges.
     void before_scrape(std::function<void()> refresh);
 
-    /// The text exposition format, version 0.0.4.
-    std::string exposition();
+    /// The first half of a scrape: asks for the gauges. Loop thread; does not block.
+    void refresh();
+    /// The other half, which takes long with many series: what there is, in the text exposition
+    /// format, version 0.0.4. Any thread.
+    std::string text() const;
+    std::string exposition() {
+        refresh();
+        return text();
+    }
 
   private:
     struct Impl;

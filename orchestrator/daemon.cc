@@ -310,13 +310,14 @@ void Daemon::listen() {
     }
     api_server_.listen_unix(config_.api.socket, 0660, group);
     if (!config_.metrics.listen) return;
-    metrics_router_.add("GET", "/metrics",
-                        [this](http::Request) -> asio::awaitable<http::Response> {
-                            http::Response response;
-                            response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-                            response.body = metrics_.exposition();
-                            co_return response;
-                        });
+    metrics_router_.add(
+        "GET", "/metrics", [this](http::Request) -> asio::awaitable<http::Response> {
+            http::Response response;
+            response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+            metrics_.refresh();
+            response.body = co_await background_pool_.run([this] { return metrics_.text(); });
+            co_return response;
+        });
 }
 
 asio::awaitable<void> Daemon::start() {
@@ -473,10 +474,22 @@ asio::awaitable<void> wait_for_stop(asio::signal_set& signals) {
     co_await signals.async_wait(asio::as_tuple(asio::use_awaitable));
 }
 
+/// SIGUSR1: every line is logged; SIGUSR2: what matters to those who look after it, as at first.
+asio::awaitable<void> follow_log_signals() {
+    asio::signal_set signals(co_await asio::this_coro::executor, SIGUSR1, SIGUSR2);
+    while (true) {
+        const int signal = co_await signals.async_wait(asio::use_awaitable);
+        const bool all = signal == SIGUSR1;
+        log::set_level(all ? log::Level::kDebug : log::Level::kInfo);
+        log::info("the log level was changed", {{"level", all ? "debug" : "info"}});
+    }
+}
+
 void Daemon::run() {
     listen();
     if (service_manager_.watchdog()) spawn(feed_watchdog(), "watchdog");
     spawn(start(), "start");
+    spawn(follow_log_signals(), "log level");
     asio::signal_set signals(loop_, SIGTERM, SIGINT);
     const auto stop = [this, &signals]() -> asio::awaitable<void> {
         co_await wait_for_stop(signals);

@@ -34,7 +34,7 @@ int CommandLock::hold(std::chrono::milliseconds patience) {
             throw errno_error("lock " + path_.string(), errno);
         }
         if (std::chrono::steady_clock::now() >= deadline) throw still_runs(path_);
-        std::this_thread::sleep_for(kLookAgain);
+        std::this_thread::sleep_for(kLookAgain);  // pool thread: no event tells of the end
     }
     fd_ = std::move(fd);
     return fd_.get();

@@ -29,7 +29,7 @@ asio::awaitable<Progress> SnapshotDelete::destroy_snapshot(State& state) {
     services_.shared_snapshots.go(state.snapshot_id);
     try {
         co_await services_.storage.destroy_snapshot(place);
-    } catch (...) {
+    } catch (...) {  // it is there still, whatever the reason
         services_.shared_snapshots.stay(state.snapshot_id);
         throw;
     }

@@ -258,6 +258,27 @@ TEST_P(Commands, StatusNamesDriversBranchesAndPorts) {
         << table.text();
 }
 
+TEST_P(Commands, StatusTellsHowFullThePoolIsAndWhatCouldBeBroughtBack) {
+    const bool has_snapshots = GetParam().storage != "copy";
+    const auto protection = [] {
+        return host().bpg_json({"status"}).at("databases").at(0).at("protection");
+    };
+    // bpgd looks at WAL every few seconds.
+    EXPECT_TRUE(eventually(
+        [&] { return protection().at("restorable_from").is_string() || !has_snapshots; }, 30s));
+    const Json facts = protection();
+    expect_members(facts, {"newest_snapshot_at", "restorable_from", "restorable_to", "gaps",
+                           "last_archived_at", "pending_segments", "oldest_pending_at"});
+    EXPECT_EQ(facts.at("newest_snapshot_at").is_string(), has_snapshots) << facts.dump();
+    EXPECT_EQ(facts.at("gaps"), 0);
+    const std::string text = host().bpg({"status"}).out;
+    const std::regex pool(R"(storage: .*\[#*-*\] .* free of )");
+    EXPECT_TRUE(std::regex_search(text, pool)) << text;
+    const std::regex line(has_snapshots ? R"(shop: +newest snapshot \S+ ago, restorable \S+ ago to )"
+                                        : R"(shop: +no snapshot, no time restorable)");
+    EXPECT_TRUE(std::regex_search(text, line)) << text;
+}
+
 TEST_P(Commands, UrlEnvAndPsqlReachTheBranch) {
     const std::string url = host().url("shop/main");
     EXPECT_EQ(host().bpg({"url", "shop/main"}).out, url + "\n");

@@ -115,6 +115,18 @@ TEST_P(DaemonLife, SigtermStopsItWithinTenSecondsAndInstancesGoOn) {
     EXPECT_EQ(host().postmaster("prod/main").pid, main);
 }
 
+TEST_P(DaemonLife, LogsEverythingOrWhatMattersAsItsSignalsSay) {
+    const auto logged = [](const std::string& what) {
+        return read_file(host().daemon_log(), 64U << 20U).value_or("").find(what) !=
+               std::string::npos;
+    };
+    ::kill(host().daemon_pid(), SIGUSR1);
+    EXPECT_TRUE(eventually([&] { return logged("the log level was changed level=debug"); }, 10s));
+    ::kill(host().daemon_pid(), SIGUSR2);
+    EXPECT_TRUE(eventually([&] { return logged("the log level was changed level=info"); }, 10s));
+    EXPECT_TRUE(host().daemon_runs());
+}
+
 TEST_P(DaemonLife, SigtermDuringAJobStopsItAndTheJobGoesOnAtTheNextStart) {
     const std::string id =
         host().bpg_json({"--no-wait", "branch", "create", "prod/later"}).at("id");

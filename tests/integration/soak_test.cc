@@ -112,8 +112,7 @@ class Acknowledged {
     std::vector<std::string> ids_;
 };
 
-/// One user's next command line, without the global flags. Without `databases` none is made or
-/// deleted: initdb in containers would be most of what a short run under kills does.
+/// One user's next command line, without the global flags.
 std::vector<std::string> choose(std::mt19937_64& random) {
     const auto below = [&random](int limit) {
         return std::uniform_int_distribution<int>(0, limit - 1)(random);

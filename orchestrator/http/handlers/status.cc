@@ -14,6 +14,25 @@ using nlohmann::json;
 
 constexpr std::size_t kSchedulesShown = 5;
 
+/// What the data of a database could be brought back from: of its main, as last looked at.
+json protection_json(const catalog::Catalog& catalog, const catalog::Database& database) {
+    std::optional<WallTime> newest;
+    catalog::ArchiveFacts wal;
+    if (const auto* main = catalog.find_branch(database.name + "/main")) {
+        for (const catalog::Snapshot* snapshot : catalog.snapshots_of(main->id)) {
+            newest = std::max(newest, std::optional(snapshot->created_at));
+        }
+        wal = catalog.wal(main->id).value_or(wal);
+    }
+    return {{"newest_snapshot_at", time_json(newest)},
+            {"restorable_from", time_json(wal.restorable_from)},
+            {"restorable_to", time_json(wal.restorable_to)},
+            {"gaps", wal.gaps},
+            {"last_archived_at", time_json(wal.last_archived_at)},
+            {"pending_segments", wal.pending},
+            {"oldest_pending_at", time_json(wal.oldest_pending)}};
+}
+
 json databases_json(const catalog::Catalog& catalog) {
     json databases = json::array();
     for (const catalog::Database* database : catalog.databases()) {
@@ -21,7 +40,9 @@ json databases_json(const catalog::Catalog& catalog) {
         for (const catalog::Branch* branch : catalog.branches(database->id)) {
             branches.push_back(branch_summary_json(catalog, *branch));
         }
-        databases.push_back({{"name", database->name}, {"branches", std::move(branches)}});
+        databases.push_back({{"name", database->name},
+                             {"branches", std::move(branches)},
+                             {"protection", protection_json(catalog, *database)}});
     }
     return databases;
 }

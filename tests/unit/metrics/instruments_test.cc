@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+
 namespace bpg::metrics {
 namespace {
 
@@ -45,6 +49,48 @@ TEST(Instruments, CountersOfAnOperationExistBeforeItRuns) {
     EXPECT_TRUE(shows(metrics, "bpg_job_resumes_total{operation=\"prune\"} 0"));
     EXPECT_TRUE(
         shows(metrics, "bpg_job_attempts_total{operation=\"prune\",outcome=\"succeeded\"} 0"));
+}
+
+/// The cap of series a branch; what the loop is held up by, and the whole of a scrape.
+TEST(Instruments, AScrapeWithFiveHundredBranchesIsShortAndHardlyHoldsUpTheLoop) {
+    Instruments metrics;
+    std::vector<Sample> samples;
+    metrics.before_scrape([&] {
+        for (const char* name :
+             {"bpg_instance_up", "bpg_instance_expected", "bpg_branch_used_bytes",
+              "bpg_branch_referenced_bytes", "bpg_wal_archive_bytes", "bpg_wal_pending_segments",
+              "bpg_wal_gaps", "bpg_wal_last_archived_timestamp_seconds",
+              "bpg_restorable_from_timestamp_seconds", "bpg_restorable_to_timestamp_seconds",
+              "bpg_snapshot_last_success_timestamp_seconds"}) {
+            metrics.set_gauge(name, samples);
+        }
+        metrics.set_counter("bpg_wal_archived_segments_total", samples);
+    });
+    using Ms = std::chrono::duration<double, std::milli>;
+    Ms best_loop = Ms::max();
+    Ms best_whole = Ms::max();
+    std::size_t lines = 0;
+    for (int round = 0; round < 20; ++round) {
+        samples.clear();
+        for (int branch = 0; branch < 500; ++branch) {
+            // Some come and go.
+            const std::string name = "branch-" + std::to_string(branch + round % 3);
+            samples.push_back({{"production", name}, static_cast<double>(branch + round)});
+        }
+        const auto begun = std::chrono::steady_clock::now();
+        metrics.refresh();
+        const Ms loop = std::chrono::steady_clock::now() - begun;
+        const std::string text = metrics.text();
+        const Ms whole = std::chrono::steady_clock::now() - begun;
+        best_loop = std::min(best_loop, loop);
+        best_whole = std::min(best_whole, whole);
+        lines = static_cast<std::size_t>(std::count(text.begin(), text.end(), '\n'));
+    }
+    std::printf("%zu lines: %.1f ms of the loop, %.1f ms in all\n", lines, best_loop.count(),
+                best_whole.count());
+    EXPECT_GT(lines, 12U * 500U);
+    EXPECT_LT(best_loop.count(), 5);
+    EXPECT_LT(best_whole.count(), 50);
 }
 
 TEST(Instruments, ProcessorTimeGrowsWithWhatIsDone) {
