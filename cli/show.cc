@@ -332,10 +332,11 @@ std::string protection_of(const json& facts) {
     if (const auto count = count_of(gaps); count > 0) {
         holes = fmt::format("{} {} in the WAL", count, count == 1 ? "gap" : "gaps");
     }
-    return spaced({snapshot == "-" ? "no snapshot" : "newest snapshot " + snapshot,
-                   from == "-" ? "no time restorable"
-                               : fmt::format("restorable {} to {}", from, ago("restorable_to")),
-                   holes, waits});
+    std::string times = fmt::format("restorable {} to {}", from, ago("restorable_to"));
+    // Without a number of gaps nobody has looked yet.
+    if (from == "-") times = gaps.is_null() ? "" : "no time restorable";
+    return spaced(
+        {snapshot == "-" ? "no snapshot" : "newest snapshot " + snapshot, times, holes, waits});
 }
 
 std::string daemon_lines(const json& status) {

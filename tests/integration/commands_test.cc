@@ -265,7 +265,11 @@ TEST_P(Commands, StatusTellsHowFullThePoolIsAndWhatCouldBeBroughtBack) {
     };
     // bpgd looks at WAL every few seconds.
     EXPECT_TRUE(eventually(
-        [&] { return protection().at("restorable_from").is_string() || !has_snapshots; }, 30s));
+        [&] {
+            const Json seen = protection();
+            return seen.at(has_snapshots ? "restorable_from" : "gaps") != nullptr;
+        },
+        30s));
     const Json facts = protection();
     expect_members(facts, {"newest_snapshot_at", "restorable_from", "restorable_to", "gaps",
                            "last_archived_at", "pending_segments", "oldest_pending_at"});

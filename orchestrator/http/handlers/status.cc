@@ -17,19 +17,20 @@ constexpr std::size_t kSchedulesShown = 5;
 /// What the data of a database could be brought back from: of its main, as last looked at.
 json protection_json(const catalog::Catalog& catalog, const catalog::Database& database) {
     std::optional<WallTime> newest;
-    catalog::ArchiveFacts wal;
+    std::optional<catalog::ArchiveFacts> known;
     if (const auto* main = catalog.find_branch(database.name + "/main")) {
         for (const catalog::Snapshot* snapshot : catalog.snapshots_of(main->id)) {
             newest = std::max(newest, std::optional(snapshot->created_at));
         }
-        wal = catalog.wal(main->id).value_or(wal);
+        known = catalog.wal(main->id);
     }
+    const catalog::ArchiveFacts wal = known.value_or(catalog::ArchiveFacts{});
     return {{"newest_snapshot_at", time_json(newest)},
             {"restorable_from", time_json(wal.restorable_from)},
             {"restorable_to", time_json(wal.restorable_to)},
-            {"gaps", wal.gaps},
+            {"gaps", known ? json(wal.gaps) : json(nullptr)},  // null: not looked at yet
             {"last_archived_at", time_json(wal.last_archived_at)},
-            {"pending_segments", wal.pending},
+            {"pending_segments", known ? json(wal.pending) : json(nullptr)},
             {"oldest_pending_at", time_json(wal.oldest_pending)}};
 }
 
