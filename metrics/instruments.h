@@ -65,6 +65,7 @@ class Instruments {
     /// The other half, which takes long with many series: what there is, in the text exposition
     /// format, version 0.0.4. Any thread.
     std::string text() const;
+    /// Both, where nobody waits for the loop.
     std::string exposition() {
         refresh();
         return text();

@@ -310,14 +310,16 @@ void Daemon::listen() {
     }
     api_server_.listen_unix(config_.api.socket, 0660, group);
     if (!config_.metrics.listen) return;
-    metrics_router_.add(
-        "GET", "/metrics", [this](http::Request) -> asio::awaitable<http::Response> {
-            http::Response response;
-            response.content_type = "text/plain; version=0.0.4; charset=utf-8";
-            metrics_.refresh();
-            response.body = co_await background_pool_.run([this] { return metrics_.text(); });
-            co_return response;
-        });
+    metrics_router_.add("GET", "/metrics",
+                        [this](http::Request) -> asio::awaitable<http::Response> {
+                            http::Response response;
+                            response.content_type = "text/plain; version=0.0.4; charset=utf-8";
+                            metrics_.refresh();
+                            // Not behind what is measured in the background, which may take
+                            // minutes.
+                            response.body = co_await pool_.run([this] { return metrics_.text(); });
+                            co_return response;
+                        });
 }
 
 asio::awaitable<void> Daemon::start() {

@@ -452,4 +452,8 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (OSError, ValueError) as failure:
+        sys.exit(f"panels.py: {failure}\n  METRICS is a file, a URL or -; PROMETHEUS is the URL of "
+                 "one that runs: panels.py --help")

@@ -3,6 +3,7 @@
 #include "orchestrator/base/error.h"
 #include "orchestrator/operations/destruction.h"
 #include "orchestrator/operations/shared_snapshots.h"
+#include "orchestrator/operations/spare_origins.h"
 #include "orchestrator/operations/wal_holding.h"
 
 namespace bpg::operations {
@@ -26,13 +27,7 @@ asio::awaitable<Progress> SnapshotDelete::destroy_snapshot(State& state) {
     }
     co_await tell_what_is_lost(state.snapshot_id);
     const storage::SnapshotRef place{state.volume, state.snapshot_id};
-    services_.shared_snapshots.go(state.snapshot_id);
-    try {
-        co_await services_.storage.destroy_snapshot(place);
-    } catch (...) {  // it is there still, whatever the reason
-        services_.shared_snapshots.stay(state.snapshot_id);
-        throw;
-    }
+    co_await operations::destroy_snapshot(services_, place);
     co_return Done{};
 }
 

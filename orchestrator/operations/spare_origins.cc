@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <set>
 
 #include "orchestrator/base/error.h"
 #include "orchestrator/operations/shared_snapshots.h"
@@ -59,38 +60,47 @@ asio::awaitable<bool> SpareOrigins::is_needed_to_restore(Snapshot snapshot) {
     }
     owner = services_.catalog.branch_by_id(branch_id);
     if (owner == nullptr) co_return false;
-    std::vector<wal::Base> others;
-    for (const wal::Base& base : bases_that_stay(services_, *owner)) {
-        if (base.snapshot_id == snapshot.id || co_await stays_by_itself(base)) {
-            others.push_back(base);
-        }
+    std::set<std::string> there;
+    for (const wal::Base& base : bases_of(services_.catalog, *owner)) {
+        if (co_await is_there(base)) there.insert(base.snapshot_id);
     }
-    co_return wal::is_needed(holding, others, snapshot.id);
+    // All at one moment, with no wait until this one goes: of two that open the same times, and
+    // that two jobs look at, one must stay.
+    owner = services_.catalog.branch_by_id(branch_id);
+    if (owner == nullptr) co_return false;
+    std::vector<wal::Base> bases = bases_that_stay(services_, *owner);
+    std::erase_if(bases, [&there](const auto& base) { return !there.contains(base.snapshot_id); });
+    co_return wal::is_needed(holding, bases, snapshot.id);
 }
 
-/// Of two that open the same times one must stay: another job, or an earlier bpgd, may have
-/// destroyed the other without having recorded it yet.
-asio::awaitable<bool> SpareOrigins::stays_by_itself(wal::Base base) {
+/// One that may go without being asked for may have been destroyed by an earlier bpgd that did not
+/// come to record it.
+asio::awaitable<bool> SpareOrigins::is_there(wal::Base base) {
     if (base.is_durable || services_.shared_snapshots.is_claimed(base.snapshot_id)) co_return true;
     const Snapshot* snapshot = services_.catalog.snapshot_by_id(base.snapshot_id);
     if (snapshot == nullptr) co_return false;
     const storage::SnapshotRef place{snapshot->volume, snapshot->id};
-    co_return co_await services_.storage.snapshot_exists(place) &&
-        !services_.shared_snapshots.is_going(base.snapshot_id);
+    co_return co_await services_.storage.snapshot_exists(place);
+}
+
+asio::awaitable<void> destroy_snapshot(Services& services, storage::SnapshotRef snapshot) {
+    services.shared_snapshots.go(snapshot.id);
+    try {
+        co_await services.storage.destroy_snapshot(snapshot);
+    } catch (...) {  // it is there still, whatever the reason
+        services.shared_snapshots.stay(snapshot.id);
+        throw;
+    }
 }
 
 asio::awaitable<bool> destroy_unless_cloned(Services& services, storage::SnapshotRef snapshot) {
-    services.shared_snapshots.go(snapshot.id);
-    std::optional<Error> failure;
     try {
-        co_await services.storage.destroy_snapshot(snapshot);
-        co_return true;
+        co_await destroy_snapshot(services, snapshot);
     } catch (const Error& error) {
-        failure = error;
+        if (error.code() != "snapshot_has_clones") throw;
+        co_return false;
     }
-    services.shared_snapshots.stay(snapshot.id);
-    if (failure->code() != "snapshot_has_clones") throw *failure;
-    co_return false;
+    co_return true;
 }
 
 }  // namespace bpg::operations

@@ -27,16 +27,18 @@ class SpareOrigins {
 
   private:
     asio::awaitable<bool> is_needed_to_restore(catalog::Snapshot snapshot);
-    asio::awaitable<bool> stays_by_itself(wal::Base base);
+    asio::awaitable<bool> is_there(wal::Base base);
 
     Services& services_;
     jobs::JobContext& context_;
     std::vector<std::string> destroyed_;
 };
 
-/// False: a volume hangs on it. That may be another than the catalog thinks: where ZFS lets a clone
-/// take over what a destroyed volume had, the clone hangs on what that volume hung on. Such a
-/// snapshot is kept on record, and goes with the last of them. Counts as gone from the call on.
+/// Counts as gone from the call on, unless it fails: nothing that is to last is built on it.
+asio::awaitable<void> destroy_snapshot(Services& services, storage::SnapshotRef snapshot);
+/// The same. False: a volume hangs on it. That may be another than the catalog thinks: where ZFS
+/// lets a clone take over what a destroyed volume had, the clone hangs on what that volume hung on.
+/// Such a snapshot is kept on record, and goes with the last of them.
 asio::awaitable<bool> destroy_unless_cloned(Services& services, storage::SnapshotRef snapshot);
 
 }  // namespace bpg::operations

@@ -18,7 +18,8 @@ constexpr std::size_t kSchedulesShown = 5;
 json protection_json(const catalog::Catalog& catalog, const catalog::Database& database) {
     std::optional<WallTime> newest;
     std::optional<catalog::ArchiveFacts> known;
-    if (const auto* main = catalog.find_branch(database.name + "/main")) {
+    if (const auto* main =
+            catalog.find_branch(fmt::format("{}/{}", database.name, catalog::kMain))) {
         for (const catalog::Snapshot* snapshot : catalog.snapshots_of(main->id)) {
             newest = std::max(newest, std::optional(snapshot->created_at));
         }
