@@ -1,6 +1,8 @@
 // See metrics_text.h.
 #include "tests/harness/metrics_text.h"
 
+#include "orchestrator/base/subprocess.h"
+
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -124,6 +126,14 @@ Footprint footprint_of(pid_t pid, const fs::path& store) {
     }
     std::sort(found.descriptors.begin(), found.descriptors.end());
     return found;
+}
+
+std::string findings_of_promtool(const std::string& exposition) {
+    Command promtool;
+    promtool.argv = {"promtool", "check", "metrics"};
+    promtool.input = exposition;
+    const CommandResult checked = run_command(promtool);
+    return checked.out + checked.err + (checked.ok() ? "" : checked.explain(promtool));
 }
 
 }  // namespace bpg::test

@@ -60,4 +60,7 @@ struct Footprint {
 };
 Footprint footprint_of(pid_t pid, const std::filesystem::path& store);
 
+/// What `promtool check metrics` finds in an exposition; "" when it finds nothing.
+std::string findings_of_promtool(const std::string& exposition);
+
 }  // namespace bpg::test
