@@ -29,7 +29,8 @@ TEST_F(ScheduleRoutes, AScheduleHasEveryMemberThatItWasGiven) {
     const Response made = call("POST", "/v1/schedules", nightly());
     EXPECT_EQ(made.status, 201) << made.body;
     const json schedule = object(made);
-    for (const auto& [member, value] : nightly().items())
+    const json given = nightly();
+    for (const auto& [member, value] : given.items())
         EXPECT_EQ(schedule.at(member), value) << member;
     EXPECT_EQ(schedule.at("description"), "at 02:30 every day");
     EXPECT_EQ(schedule.at("paused"), false);
