@@ -5,9 +5,11 @@
 #include <algorithm>
 #include <array>
 #include <charconv>
+#include <optional>
 #include <utility>
 
 #include "orchestrator/base/subprocess.h"
+#include "orchestrator/storage/zfs_mount_turn.h"
 
 namespace bpg::storage {
 namespace {
@@ -59,6 +61,13 @@ std::string trimmed(std::string_view text) {
     text = text.substr(0, end + 1);
     if (text.size() > kShownMax) text.remove_prefix(text.size() - kShownMax);
     return std::string(text);
+}
+
+/// Of the commands that we use.
+bool may_mount(const std::vector<std::string>& argv) {
+    static constexpr std::array<std::string_view, 4> kVerbs = {"create", "clone", "mount",
+                                                               "import"};
+    return argv.size() > 1 && std::find(kVerbs.begin(), kVerbs.end(), argv[1]) != kVerbs.end();
 }
 
 }  // namespace
@@ -219,11 +228,13 @@ ZfsAnswer ZfsCommand::run(const char* program, std::vector<std::string> argument
     CommandResult result;
     try {
         if (tools_.lock) command.inherited = tools_.lock->hold(kLockPatience);
+        std::optional<ZfsMountTurn> turn;
+        if (may_mount(command.argv)) turn.emplace(tools_.deadline);
         result = run_command(command);
     } catch (const Error& error) {
         if (error.code() == "command_not_found") {
             answer.why = fmt::format("the command {} is not installed", program);
-        } else if (error.code() == "earlier_command_runs") {
+        } else if (error.kind() == ErrorKind::kUnavailable) {
             answer.why = error.what();
         } else {
             throw;

@@ -24,6 +24,7 @@
 #include "orchestrator/base/error.h"
 #include "orchestrator/base/files.h"
 #include "orchestrator/base/subprocess.h"
+#include "orchestrator/storage/zfs_mount_turn.h"
 
 namespace bpg::test {
 namespace {
@@ -218,7 +219,10 @@ void release_zfs() {
 std::string run_zfs(const std::vector<std::string>& argv) {
     const auto deadline = steady_clock::now() + 10s;
     while (true) {
+        // A mount of ours and one of bpgd, or of another test program, must not meet.
+        std::optional<storage::ZfsMountTurn> turn(60s);
         const CommandResult result = try_run(argv);
+        turn.reset();
         if (result.ok()) return result.out;
         const bool busy = result.err.find("is busy") != std::string::npos;
         if (!busy || steady_clock::now() > deadline) {

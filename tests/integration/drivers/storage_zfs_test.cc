@@ -3,11 +3,13 @@
 // ones; everything else is the real thing.
 #include "orchestrator/storage/zfs.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <spawn.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <functional>
 #include <stop_token>
@@ -16,7 +18,9 @@
 #include "orchestrator/base/files.h"
 #include "orchestrator/base/subprocess.h"
 #include "orchestrator/storage/zfs_mount.h"
+#include "orchestrator/storage/zfs_mount_turn.h"
 #include "orchestrator/storage/zfs_pool.h"
+#include "orchestrator/storage/zfs_volumes.h"
 #include "tests/harness/zfs_fuse.h"
 #include "tests/unit/storage/storage_fixture.h"
 
@@ -603,6 +607,54 @@ TEST_F(Zfs, UsageIsWhatWouldComeBackWithoutTheSnapshots) {
     EXPECT_GT(space.free, 100 * kMiB);
     EXPECT_GT(space.size, space.free);
     EXPECT_LT(space.size, 1100 * kMiB);
+}
+
+// ---- many at once -------------------------------------------------------------------------------
+
+TEST_F(Zfs, ClonesMadeAtOnceByTwoDaemonsAreAllMountedAndZfsGoesOn) {
+    // zfs-fuse that is told of two mounts at the same moment hangs for good.
+    constexpr std::size_t kThreads = 8;
+    constexpr int kRounds = 6;
+    const SnapshotRef ref = snapshot();
+    const std::array<ZfsVolumes, 2> daemons = {ZfsVolumes(settings_), ZfsVolumes(settings_)};
+    std::vector<std::jthread> threads;
+    for (std::size_t thread = 0; thread < kThreads; ++thread) {
+        threads.emplace_back([&, thread] {
+            const ZfsVolumes& volumes = daemons.at(thread % daemons.size());
+            for (int round = 0; round < kRounds; ++round) {
+                const std::string volume = fmt::format("prod-of-{}-{}", thread, round);
+                const Identity identity = some_identity();
+                volumes.clone(ref, volume, identity);
+                EXPECT_EQ(zfs_mounted_on(path(volume)), dataset(volume));
+                EXPECT_EQ(volumes.find(volume), identity);
+            }
+        });
+    }
+    threads.clear();
+    EXPECT_EQ(await(storage_->list()).size(), 2 + kThreads * kRounds);
+}
+
+TEST_F(Zfs, AMountWaitsForItsTurnAndKeepsNobodyElseWaiting) {
+    const bool one_at_a_time = !fs::exists("/dev/zfs");  // ZFS of the kernel mounts many at once
+    const SnapshotRef ref = snapshot();
+    const ZfsVolumes volumes(settings_);
+    const Identity identity = some_identity();
+    auto turn = std::make_optional<ZfsMountTurn>(1s);
+    std::jthread waits([&] { volumes.clone(ref, "prod-dev", identity); });
+    std::this_thread::sleep_for(500ms);
+    EXPECT_EQ(volumes.find("prod-dev").has_value(), !one_at_a_time);
+    snapshot();
+    turn.reset();
+    waits.join();
+    EXPECT_EQ(volumes.find("prod-dev"), identity);
+    if (!one_at_a_time) return;
+
+    turn.emplace(1s);
+    settings_.tools.deadline = 50ms;
+    const ErrorInfo refused = error_of([&] { ZfsVolumes(settings_).create("prod-x", identity); });
+    EXPECT_EQ(refused.code, "storage_unavailable");
+    EXPECT_NE(refused.detail.find("another command has been mounting"), std::string::npos)
+        << refused.detail;
 }
 
 // ---- what an earlier life left running ----------------------------------------------------------
