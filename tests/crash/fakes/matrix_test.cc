@@ -6,9 +6,11 @@
 
 #include <boost/asio/co_spawn.hpp>
 #include <cstdlib>
+#include <fstream>
 #include <random>
 
 #include "jobs/engine.h"
+#include "jobs/history.h"
 #include "jobs/runner.h"
 #include "metrics/instruments.h"
 #include "orchestrator/base/files.h"
@@ -25,6 +27,16 @@ namespace {
 
 /// Not a std::exception, so that nothing in the daemon may catch it.
 struct SimulatedCrash {};
+
+constexpr std::chrono::milliseconds kNotKept{0};
+
+/// What an operation is asked for with.
+struct Desk {
+    operations::Requests& requests;
+    const catalog::Catalog& catalog;
+    jobs::Queue& queue;
+};
+using Submit = std::function<asio::awaitable<jobs::Job>(Desk)>;
 
 /// One life of the daemon over a store on disk and a world that outlives it.
 class Life {
@@ -46,6 +58,8 @@ class Life {
                     clock_,     settings(directory, keep)},
           loop_(std::make_unique<asio::io_context>(1)),
           store_(directory / "store", loop_->get_executor(), metrics_),
+          logs_(directory / "job-logs", 1U << 20U),
+          history_(store_, logs_, {kNotKept, kNotKept, kNotKept}),
           queue_(store_, registry_, clock_, {}),
           admission_(queue_, slots_, pauses_),
           engine_(queue_, admission_, slots_, registry_, clock_, timeline_, metrics_, crash_,
@@ -57,6 +71,9 @@ class Life {
                   }),
           requests_(services_, queue_, {7000, 7100, [](int) { return true; }}, {"15", ""}) {
         operations::register_operations(registry_, services_);
+        registry_.add<jobs::HistoryPrune>([this](jobs::JobContext&) {
+            return std::make_unique<jobs::HistoryPrune>(history_, *pool_, clock_);
+        });
         catalog_.load(store_);
         queue_.load();
         jobs::Batch nobody_commits_it;
@@ -87,9 +104,7 @@ class Life {
     void fail_at(const std::string& step) { crash_.arm_failure(step); }
 
     /// Submits, if given, and runs until no job is open or the daemon vanished.
-    void run(
-        std::function<asio::awaitable<jobs::Job>(operations::Requests&, const catalog::Catalog&)>
-            submit) {
+    void run(Submit submit) {
         crash_.on_reach([this](const std::string& point) { pass(point); });
         asio::co_spawn(*loop_, runner_.run(), [](std::exception_ptr) {});
         asio::co_spawn(*loop_, until_idle(std::move(submit)), [this](std::exception_ptr failure) {
@@ -103,6 +118,8 @@ class Life {
     const std::string& last_point() const { return last_point_; }
     const catalog::Catalog& catalog() const { return catalog_; }
     const jobs::Queue& queue() const { return queue_; }
+    const jobs::Store& store() const { return store_; }
+    const std::filesystem::path& job_logs() const { return logs_.directory(); }
     const std::optional<ErrorInfo>& submit_failure() const { return submit_failure_; }
     const SecretStore& secrets() const { return secrets_; }
 
@@ -131,10 +148,12 @@ class Life {
         limits.backoff = [](int) { return std::chrono::milliseconds(0); };
         return limits;
     }
-    asio::awaitable<void> until_idle(
-        std::function<asio::awaitable<jobs::Job>(operations::Requests&, const catalog::Catalog&)>
-            submit) {
-        if (submit) co_await submit(requests_, catalog_);
+    asio::awaitable<void> until_idle(Submit submit) {
+        if (submit) {
+            const jobs::Job job = co_await submit({requests_, catalog_, queue_});
+            std::filesystem::create_directories(logs_.directory());
+            std::ofstream(logs_.path(job.id)) << "it was asked for\n";
+        }
         while (!queue_.open_jobs().empty()) {
             if (queue_.open_jobs().begin()->second->state == jobs::JobState::kStuck) co_return;
             co_await queue_.changed().wait_until(std::chrono::steady_clock::time_point::max());
@@ -158,6 +177,8 @@ class Life {
     jobs::CrashPoints crash_;
     std::unique_ptr<asio::io_context> loop_;
     jobs::Store store_;
+    jobs::JobLogs logs_;
+    jobs::History history_;
     jobs::Queue queue_;
     jobs::Slots slots_{4};
     jobs::Pauses pauses_{store_};
@@ -174,9 +195,6 @@ class Life {
     std::optional<ErrorInfo> submit_failure_;
 };
 
-using Submit =
-    std::function<asio::awaitable<jobs::Job>(operations::Requests&, const catalog::Catalog&)>;
-
 operations::BranchCreateRequest create_request(const std::string& ref, const std::string& from,
                                                bool fast = false) {
     operations::BranchCreateRequest request;
@@ -192,26 +210,23 @@ operations::BranchDeleteRequest delete_request(const std::string& ref) {
     return request;
 }
 
-asio::awaitable<jobs::Job> create_database(operations::Requests& requests,
-                                           const catalog::Catalog&) {
-    return requests.db_create({"prod", "", ""}, {});
+asio::awaitable<jobs::Job> create_database(Desk desk) {
+    return desk.requests.db_create({"prod", "", ""}, {});
 }
-asio::awaitable<jobs::Job> create_branch(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.branch_create(create_request("prod/dev", "prod/main"), {});
+asio::awaitable<jobs::Job> create_branch(Desk desk) {
+    return desk.requests.branch_create(create_request("prod/dev", "prod/main"), {});
 }
-asio::awaitable<jobs::Job> create_fast_branch(operations::Requests& requests,
-                                              const catalog::Catalog&) {
-    return requests.branch_create(create_request("prod/dev", "prod/main", true), {});
+asio::awaitable<jobs::Job> create_fast_branch(Desk desk) {
+    return desk.requests.branch_create(create_request("prod/dev", "prod/main", true), {});
 }
-asio::awaitable<jobs::Job> stop_main(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.control("stop", "prod/main", false, {});
+asio::awaitable<jobs::Job> stop_main(Desk desk) {
+    return desk.requests.control("stop", "prod/main", false, {});
 }
-asio::awaitable<jobs::Job> delete_branch(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.branch_delete(delete_request("prod/dev"), {});
+asio::awaitable<jobs::Job> delete_branch(Desk desk) {
+    return desk.requests.branch_delete(delete_request("prod/dev"), {});
 }
-asio::awaitable<jobs::Job> delete_database(operations::Requests& requests,
-                                           const catalog::Catalog&) {
-    return requests.db_delete("prod", true, {});
+asio::awaitable<jobs::Job> delete_database(Desk desk) {
+    return desk.requests.db_delete("prod", true, {});
 }
 
 /// One that goes ahead and two that arrive while its snapshot is taken: these share one.
@@ -223,22 +238,19 @@ asio::awaitable<jobs::Job> create_three(operations::Requests& requests, bool fas
     }
     co_return job;
 }
-asio::awaitable<jobs::Job> create_three_branches(operations::Requests& requests,
-                                                 const catalog::Catalog&) {
-    return create_three(requests, false);
+asio::awaitable<jobs::Job> create_three_branches(Desk desk) {
+    return create_three(desk.requests, false);
 }
-asio::awaitable<jobs::Job> create_three_fast_branches(operations::Requests& requests,
-                                                      const catalog::Catalog&) {
-    return create_three(requests, true);
+asio::awaitable<jobs::Job> create_three_fast_branches(Desk desk) {
+    return create_three(desk.requests, true);
 }
 /// Every branch but main, at once.
-asio::awaitable<jobs::Job> delete_three_branches(operations::Requests& requests,
-                                                 const catalog::Catalog&) {
+asio::awaitable<jobs::Job> delete_three_branches(Desk desk) {
     jobs::Job job;
     for (const char* ref : {"prod/dev", "prod/second", "prod/third"}) {
         try {
             const auto request = delete_request(ref);
-            job = co_await requests.branch_delete(request, {});
+            job = co_await desk.requests.branch_delete(request, {});
         } catch (const Error& error) {
             if (error.code() != "branch_not_found") throw;  // gone in the first round
         }
@@ -246,54 +258,51 @@ asio::awaitable<jobs::Job> delete_three_branches(operations::Requests& requests,
     co_return job;
 }
 
-asio::awaitable<jobs::Job> create_child(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.branch_create(create_request("prod/child", "prod/dev"), {});
+asio::awaitable<jobs::Job> create_child(Desk desk) {
+    return desk.requests.branch_create(create_request("prod/child", "prod/dev"), {});
 }
-asio::awaitable<jobs::Job> stop_dev(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.control("stop", "prod/dev", false, {});
+asio::awaitable<jobs::Job> stop_dev(Desk desk) {
+    return desk.requests.control("stop", "prod/dev", false, {});
 }
-asio::awaitable<jobs::Job> sync_dev(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.branch_sync("prod/dev", false, {});
+asio::awaitable<jobs::Job> sync_dev(Desk desk) {
+    return desk.requests.branch_sync("prod/dev", false, {});
 }
-asio::awaitable<jobs::Job> promote_dev(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.branch_promote("prod/dev", "old", {});
+asio::awaitable<jobs::Job> promote_dev(Desk desk) {
+    return desk.requests.branch_promote("prod/dev", "old", {});
 }
-asio::awaitable<jobs::Job> delete_old_main(operations::Requests& requests,
-                                           const catalog::Catalog&) {
+asio::awaitable<jobs::Job> delete_old_main(Desk desk) {
     operations::BranchDeleteRequest request = delete_request("prod/old");
     request.force = true;
-    return requests.branch_delete(request, {});
+    return desk.requests.branch_delete(request, {});
 }
-asio::awaitable<jobs::Job> delete_family(operations::Requests& requests, const catalog::Catalog&) {
+asio::awaitable<jobs::Job> delete_family(Desk desk) {
     operations::BranchDeleteRequest request = delete_request("prod/dev");
     request.recursive = true;
-    return requests.branch_delete(request, {});
+    return desk.requests.branch_delete(request, {});
 }
-asio::awaitable<jobs::Job> bring_dev_back(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.undo_delete("prod/dev", "", {});
+asio::awaitable<jobs::Job> bring_dev_back(Desk desk) {
+    return desk.requests.undo_delete("prod/dev", "", {});
 }
-asio::awaitable<jobs::Job> bring_database_back(operations::Requests& requests,
-                                               const catalog::Catalog&) {
-    return requests.undo_delete("prod", "", {});
+asio::awaitable<jobs::Job> bring_database_back(Desk desk) {
+    return desk.requests.undo_delete("prod", "", {});
 }
-asio::awaitable<jobs::Job> bring_incarnation_back(operations::Requests& requests,
-                                                  const catalog::Catalog& catalog) {
-    const auto trash = catalog.trash();
+asio::awaitable<jobs::Job> bring_incarnation_back(Desk desk) {
+    const auto trash = desk.catalog.trash();
     const std::string id = trash.empty() ? "none" : trash.front().trash.item;
-    return requests.undo_delete(id, "prod/before", {});
+    return desk.requests.undo_delete(id, "prod/before", {});
 }
-asio::awaitable<jobs::Job> delete_child(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.branch_delete(delete_request("prod/child"), {});
+asio::awaitable<jobs::Job> delete_child(Desk desk) {
+    return desk.requests.branch_delete(delete_request("prod/child"), {});
 }
 /// With all of it that went to the trash before it.
-asio::awaitable<jobs::Job> purge_database(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.trash_purge("prod", {});
+asio::awaitable<jobs::Job> purge_database(Desk desk) {
+    return desk.requests.trash_purge("prod", {});
 }
-asio::awaitable<jobs::Job> purge_trash(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.trash_purge("", {});
+asio::awaitable<jobs::Job> purge_trash(Desk desk) {
+    return desk.requests.trash_purge("", {});
 }
-asio::awaitable<jobs::Job> take_snapshot(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.snapshot("prod/main", "one", "user", {});
+asio::awaitable<jobs::Job> take_snapshot(Desk desk) {
+    return desk.requests.snapshot("prod/main", "one", "user", {});
 }
 /// The one that was taken by hand.
 std::string own_snapshot(const catalog::Catalog& catalog) {
@@ -302,19 +311,23 @@ std::string own_snapshot(const catalog::Catalog& catalog) {
     }
     return "none";
 }
-asio::awaitable<jobs::Job> delete_snapshot(operations::Requests& requests,
-                                           const catalog::Catalog& catalog) {
-    return requests.snapshot_delete(own_snapshot(catalog), false, {});
+asio::awaitable<jobs::Job> delete_snapshot(Desk desk) {
+    return desk.requests.snapshot_delete(own_snapshot(desk.catalog), false, {});
 }
-asio::awaitable<jobs::Job> create_from_snapshot(operations::Requests& requests,
-                                                const catalog::Catalog& catalog) {
+asio::awaitable<jobs::Job> create_from_snapshot(Desk desk) {
     operations::BranchCreateRequest request = create_request("prod/dev", "prod/main");
-    request.snapshot = own_snapshot(catalog);
-    return requests.branch_create(request, {});
+    request.snapshot = own_snapshot(desk.catalog);
+    return desk.requests.branch_create(request, {});
 }
-asio::awaitable<jobs::Job> rotate_password(operations::Requests& requests,
-                                           const catalog::Catalog&) {
-    return requests.password_rotate("prod/main", {});
+asio::awaitable<jobs::Job> rotate_password(Desk desk) {
+    return desk.requests.password_rotate("prod/main", {});
+}
+
+asio::awaitable<jobs::Job> prune_history(Desk desk) {
+    jobs::Submission submission;
+    submission.operation = std::string(jobs::HistoryPrune::kName);
+    submission.data = jobs::HistoryPrune::State{};
+    return desk.queue.submit(std::move(submission), jobs::Batch{});
 }
 
 /// What holds however the operation ended.
@@ -379,19 +392,17 @@ void main_is_as_it_was(const catalog::Catalog& catalog) {
     EXPECT_EQ(catalog.branch("prod/main").incarnation_number, 1);
 }
 
-asio::awaitable<jobs::Job> create_at_a_time(operations::Requests& requests,
-                                            const catalog::Catalog&) {
+asio::awaitable<jobs::Job> create_at_a_time(Desk desk) {
     operations::BranchCreateRequest request = create_request("prod/dev", "prod/main");
     request.target.kind = "time";
-    request.target.time = requests.now();
-    return requests.branch_create(std::move(request), {});
+    request.target.time = desk.requests.now();
+    return desk.requests.branch_create(std::move(request), {});
 }
-asio::awaitable<jobs::Job> take_scheduled_snapshot(operations::Requests& requests,
-                                                   const catalog::Catalog&) {
-    return requests.snapshot("prod/main", "", "schedule:nightly", {});
+asio::awaitable<jobs::Job> take_scheduled_snapshot(Desk desk) {
+    return desk.requests.snapshot("prod/main", "", "schedule:nightly", {});
 }
-asio::awaitable<jobs::Job> prune(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.prune({"prod/main", "nightly", false, ""}, {});
+asio::awaitable<jobs::Job> prune(Desk desk) {
+    return desk.requests.prune({"prod/main", "nightly", false, ""}, {});
 }
 /// The newest of its own, and whatever others made.
 void one_or_all_of_the_scheduled_are_left(const catalog::Catalog& catalog) {
@@ -403,8 +414,8 @@ void one_or_all_of_the_scheduled_are_left(const catalog::Catalog& catalog) {
     EXPECT_TRUE(scheduled == 1 || scheduled == 3) << scheduled;
     EXPECT_GE(others, 1U);
 }
-asio::awaitable<jobs::Job> clean_wal(operations::Requests& requests, const catalog::Catalog&) {
-    return requests.wal_cleanup("prod/main", 0, {});
+asio::awaitable<jobs::Job> clean_wal(Desk desk) {
+    return desk.requests.wal_cleanup("prod/main", 0, {});
 }
 
 struct Case {
@@ -469,6 +480,7 @@ std::vector<Case> lifecycle_cases() {
             {create_database, create_branch, promote_dev, delete_old_main, purge_trash,
              delete_database},
             purge_trash, false, nothing_is_left);
+        add("HistoryPrune", "history-prune", dev, prune_history, true, main_is_as_it_was);
         add("PasswordRotate", "password-rotate", {create_database}, rotate_password, true,
             main_is_as_it_was);
         if (!atomic) continue;
@@ -677,6 +689,7 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
             real_secrets.insert(file.path().filename().string());
         }
         EXPECT_EQ(secrets, real_secrets) << story;
+        expect_whole_history(life, failing, was_cancelled, story);
         if (was_cancelled) {
             expect_outcome(life, story);
             return;
@@ -689,6 +702,33 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         if (GetParam().operation == "db-create")
             EXPECT_EQ(!catalog.databases().empty(), made) << story;
         if (GetParam().operation == "db-delete") EXPECT_TRUE(catalog.databases().empty()) << story;
+    }
+
+    /// Whatever is kept of a job, the job is listed; a prune removes all that had ended, or none.
+    static void expect_whole_history(const Life& life, const std::string& failing,
+                                     bool was_cancelled, const std::string& story) {
+        std::set<std::string> ids;
+        std::set<std::string> numbers;
+        life.store().scan(jobs::kinds::kJob, [&](std::string_view key, std::string_view value) {
+            ids.insert(nlohmann::json::parse(value).at("id"));
+            numbers.emplace(key.substr(jobs::kinds::kJob.size()));
+            return true;
+        });
+        const auto expect_listed = [&](std::string_view kind, const std::set<std::string>& listed) {
+            life.store().scan(kind, [&](std::string_view key, std::string_view) {
+                const std::string_view owner = key.substr(kind.size());
+                const std::size_t length = kind == jobs::kinds::kEvent ? 8 : owner.size();
+                EXPECT_TRUE(listed.contains(std::string(owner.substr(0, length))))
+                    << kind << " of a job that is gone" << story;
+                return true;
+            });
+        };
+        expect_listed(jobs::kinds::kJobId, ids);
+        expect_listed(jobs::kinds::kEvent, numbers);
+        for (const auto& log : std::filesystem::directory_iterator(life.job_logs()))
+            EXPECT_TRUE(ids.contains(log.path().stem())) << "a log of a job that is gone" << story;
+        if (GetParam().operation != jobs::HistoryPrune::kName || was_cancelled) return;
+        EXPECT_EQ(ids.size(), failing.empty() ? 1 : GetParam().before.size() + 1) << story;
     }
 
     /// What was cancelled is not there, or still there; whatever was not is as usual.
@@ -715,6 +755,8 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
     std::vector<std::string> failures() const {
         jobs::OperationRegistry registry;
         operations::describe_operations(registry);
+        registry.add<jobs::HistoryPrune>(
+            [](jobs::JobContext&) -> std::unique_ptr<jobs::HistoryPrune> { return nullptr; });
         std::vector<std::string> all{""};
         for (const jobs::StepName& step : registry.find(GetParam().operation)->steps) {
             const std::string point = GetParam().operation + "." + std::string(step.name);
