@@ -15,7 +15,7 @@ namespace bpg::test {
 class PortSlot {
   public:
     static constexpr std::uint16_t kSize = 40;       ///< ports in a slot
-    static constexpr std::uint16_t kWideSize = 400;  ///< in the one wide slot that there is
+    static constexpr std::uint16_t kWideSize = 600;  ///< in the one wide slot that there is
 
     /// Takes a free slot, beginning the search at one chosen by our pid. Throws when there is none.
     explicit PortSlot(bool wide = false);

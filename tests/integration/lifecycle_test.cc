@@ -797,10 +797,7 @@ INSTANTIATE_TEST_SUITE_P(ZfsDocker, Housekeeping, ::testing::Values(DriverPair{"
 /// A trash that keeps things for a moment.
 class ShortTrash : public HostSuite<ShortTrash> {
   protected:
-    void adapt(HostOptions& options) const override {
-        options.trash_keep = "3s";
-        options.wide_ports = true;
-    }
+    void adapt(HostOptions& options) const override { options.trash_keep = "3s"; }
 };
 
 TEST_P(ShortTrash, WhatHasWaitedLongEnoughGoesByItself) {
@@ -822,40 +819,6 @@ TEST_P(ShortTrash, WhatHasWaitedLongEnoughGoesByItself) {
     remove_database("shop");
     ASSERT_TRUE(
         eventually([] { return host().bpg_json({"trash", "list"}).at("items").empty(); }, 60s));
-    host().wait_until_idle();
-}
-
-TEST_P(ShortTrash, ManyBranchesAreListedFast) {
-    database("many");
-    const int stopped = long_mode() ? 200 : 40;
-    const int running = long_mode() ? 20 : 8;
-    const auto make = [](int number, const char* kind, const std::vector<std::string>& flags) {
-        std::atomic<int> next{0};
-        at_once(4, [&](std::size_t) {
-            for (int i = next++; i < number; i = next++)
-                create(fmt::format("many/{}-{}", kind, i), flags);
-        });
-    };
-    make(stopped, "stopped", {"--stopped"});
-    make(running, "running", {});
-    host().wait_until_idle();
-    for (const std::vector<std::string>& words :
-         {std::vector<std::string>{"status"}, {"branch", "list"}, {"branch", "list", "--tree"}}) {
-        std::vector<std::chrono::milliseconds> times;
-        for (int i = 0; i < 5; ++i) {
-            const CliResult result = host().bpg(words);
-            ASSERT_TRUE(result.ok()) << result.text();
-            times.push_back(result.took);
-        }
-        std::sort(times.begin(), times.end());
-        fmt::print("{}: {} ms with {} branches\n", fmt::join(words, " "), times[2].count(),
-                   stopped + running + 1);
-        EXPECT_LT(times[2], kUnderSanitizer ? 1000ms : 100ms);
-    }
-    EXPECT_EQ(host().compare_world_with_catalog(), "");
-    remove_database("many");
-    ASSERT_TRUE(
-        eventually([] { return host().bpg_json({"trash", "list"}).at("items").empty(); }, 120s));
     host().wait_until_idle();
 }
 
