@@ -10,9 +10,12 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <iostream>
+#include <mutex>
 #include <random>
 #include <stdexcept>
 #include <thread>
@@ -46,6 +49,8 @@ struct Options {
     int warm_up = 1;
     int scale = 20;
     int load = 0;
+    int branches = 0;
+    bool scrape = false;
     std::uint64_t seed = 0;
     double max_ratio = 0;
     std::string json_file;
@@ -92,6 +97,31 @@ class Load {
     pid_t pid_ = 0;
 };
 
+/// Runs `work` while another thread reads the metrics, at once and each second from then on.
+Sample while_scraped(const TestHost& host, const std::function<Sample()>& work) {
+    const auto scrape = [&host](const std::stop_token& stop) {
+        std::mutex mutex;
+        std::condition_variable_any stopped;
+        while (!stop.stop_requested()) {
+            host.metrics();
+            std::unique_lock lock(mutex);
+            stopped.wait_for(lock, stop, 1s, [] { return false; });
+        }
+    };
+    std::stop_source stop;
+    std::future<void> scraped = std::async(std::launch::async, scrape, stop.get_token());
+    Sample sample;
+    try {
+        sample = work();
+    } catch (...) {  // the thread ends before what it reads from
+        stop.request_stop();
+        throw;
+    }
+    stop.request_stop();
+    scraped.get();
+    return sample;
+}
+
 /// What an earlier run has left to be written must not be waited for by the next.
 void settle(const TestHost& host) {
     for (const auto& place : {host.volumes(), host.base()})
@@ -106,7 +136,7 @@ struct Variant {
     std::function<void()> undo;
 };
 
-std::vector<Variant> variants_of(const TestHost& host, RawBranch& raw) {
+std::vector<Variant> variants_of(const TestHost& host, RawBranch& raw, bool scrape) {
     const auto ours = [&host](bool fast) {
         const std::string ref = std::string(kDatabase) + (fast ? "/fast" : "/safe");
         return Variant{fast ? "ours_fast" : "ours",
@@ -119,6 +149,14 @@ std::vector<Variant> variants_of(const TestHost& host, RawBranch& raw) {
     };
     std::vector<Variant> variants = {ours(false),
                                      by_hand("raw_backup", &RawBranch::in_backup_mode)};
+    if (scrape) {
+        Variant scraped = ours(false);
+        scraped.name = "ours_scraped";
+        scraped.run = [&host, create = std::move(scraped.run)] {
+            return while_scraped(host, create);
+        };
+        variants.push_back(std::move(scraped));
+    }
     // The others want a snapshot that is atomic.
     if (!host.atomic()) return variants;
     variants.push_back(ours(true));
@@ -136,12 +174,20 @@ void make_database(const TestHost& host, int scale) {
     test::execute_alone(host.url(kMain), "CHECKPOINT");
 }
 
+/// Stopped ones, so that they are there and do nothing.
+void make_more_branches(const TestHost& host, int number) {
+    for (int i = 0; i < number; ++i) {
+        host.bpg_json({"branch", "create", fmt::format("{}/more-{}", kDatabase, i), "--stopped",
+                       "--from", kMain});
+    }
+}
+
 void run_rounds(const TestHost& host, const Options& options, PairResult& result) {
     // What is made by hand archives nowhere: the archive of the model goes with it.
     host.bpg_json({"branch", "create", kModel, "--no-archive"});
     RawBranch raw(host, kMain, kModel);
     host.bpg_json({"-y", "branch", "delete", kModel});
-    std::vector<Variant> variants = variants_of(host, raw);
+    std::vector<Variant> variants = variants_of(host, raw, options.scrape);
     std::mt19937_64 random(options.seed);
     Load load(host, options.load);
     for (int number = 1 - options.warm_up; number <= options.rounds; ++number) {
@@ -166,6 +212,7 @@ PairResult measure(const std::string& pair, const Options& options) {
     TestHost host(host_options);
     host.start_daemon();
     make_database(host, options.scale);
+    make_more_branches(host, options.branches);
     PairResult result;
     result.pair = pair;
     result.baseline = host.atomic() ? "raw" : "raw_backup";
@@ -186,6 +233,7 @@ int run(const Options& options) {
     json report = {{"seed", options.seed},
                    {"scale", options.scale},
                    {"load_tps", options.load},
+                   {"branches", options.branches},
                    {"pairs", json::array()}};
     int code = kGood;
     for (const std::string& pair : options.pairs) {
@@ -222,6 +270,11 @@ void add_options(CLI::App& app, Options& options) {
     app.add_option("--load", options.load, "transactions a second on the parent meanwhile")
         ->check(CLI::Range(0, 1'000'000))
         ->capture_default_str();
+    app.add_option("--branches", options.branches, "stopped branches beside those measured")
+        ->check(CLI::Range(0, 10'000))
+        ->capture_default_str();
+    app.add_flag("--scrape", options.scrape,
+                 "also creates with the metrics read at its beginning and each second");
     app.add_option("--seed", options.seed, "of the order within a round");
     app.add_option("--max-ratio", options.max_ratio,
                    "exit code 1 when a pair's median ratio to raw is greater");

@@ -60,7 +60,7 @@ TEST(BranchCreateBench, PartsOfEveryVariantAddUpToItsTotal) {
     // Nothing is that fast, so that it must complain.
     const CommandResult result =
         report.run({"--pair", "btrfs+process", "--rounds", "1", "--warm-up", "0", "--scale", "1",
-                    "--seed", "1", "--max-ratio", "0.001"});
+                    "--seed", "1", "--max-ratio", "0.001", "--scrape", "--branches", "1"});
     ASSERT_EQ(result.exit_code, 1) << result.out << result.err;
     EXPECT_NE(result.out.find("TOO SLOW"), std::string::npos) << result.out;
     const test::Json pairs = report.read().at("pairs");
@@ -79,14 +79,17 @@ TEST(BranchCreateBench, PartsOfEveryVariantAddUpToItsTotal) {
         EXPECT_NEAR(sum, sample.at("total_ms").get<double>(), 0.001) << variant;
         EXPECT_GE(sample.at("parts").size(), 7U) << variant;
     }
-    const std::set<std::string> expected = {"ours",       "ours_fast",         "raw",
-                                            "raw_backup", "raw_backup_beside", "raw_same"};
+    const std::set<std::string> expected = {
+        "ours", "ours_fast", "ours_scraped", "raw", "raw_backup", "raw_backup_beside", "raw_same"};
     EXPECT_EQ(variants, expected);
     const test::Json& summary = pairs.at(0).at("summary");
     EXPECT_DOUBLE_EQ(summary.at("raw").at("ratio").at("median").get<double>(), 1.0);
     EXPECT_DOUBLE_EQ(summary.at("ours").at("ratio").at("median").get<double>(),
                      rounds.at(0).at("ours").at("total_ms").get<double>() /
                          rounds.at(0).at("raw").at("total_ms").get<double>());
+    EXPECT_DOUBLE_EQ(summary.at("ours_scraped").at("ratio_to_ours").at("median").get<double>(),
+                     rounds.at(0).at("ours_scraped").at("total_ms").get<double>() /
+                         rounds.at(0).at("ours").at("total_ms").get<double>());
     EXPECT_DOUBLE_EQ(summary.at("ours").at("ratio_to_same").at("median").get<double>(),
                      rounds.at(0).at("ours").at("total_ms").get<double>() /
                          rounds.at(0).at("raw_same").at("total_ms").get<double>());
