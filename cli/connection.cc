@@ -40,7 +40,7 @@ Credentials credentials_from(const nlohmann::json& object) {
     }
     result.port = port.get<std::uint16_t>();
     result.user = or_else(text_of(object, "user"), "postgres");
-    result.password = text_of(object, "password");
+    result.password = Secret(text_of(object, "password"));
     result.dbname = or_else(text_of(object, "dbname"), "postgres");
     return result;
 }
@@ -48,7 +48,7 @@ Credentials credentials_from(const nlohmann::json& object) {
 std::string connection_url(const Credentials& credentials) {
     const bool ipv6 = credentials.host.find(':') != std::string::npos;
     std::string user = percent_encode(credentials.user);
-    if (!credentials.password.empty()) user += ":" + percent_encode(credentials.password);
+    if (!credentials.password.empty()) user += ":" + percent_encode(credentials.password.reveal());
     return fmt::format("postgresql://{}@{}:{}/{}", user,
                        ipv6 ? "[" + credentials.host + "]" : percent_encode(credentials.host),
                        credentials.port, percent_encode(credentials.dbname));
@@ -59,7 +59,7 @@ std::vector<std::pair<std::string, std::string>> connection_variables(
     return {{"PGHOST", credentials.host},
             {"PGPORT", std::to_string(credentials.port)},
             {"PGUSER", credentials.user},
-            {"PGPASSWORD", credentials.password},
+            {"PGPASSWORD", credentials.password.reveal()},
             {"PGDATABASE", credentials.dbname}};
 }
 
@@ -77,7 +77,7 @@ std::string shell_assignment(const std::string& name, const std::string& value) 
 
 std::string password_file_line(const Credentials& credentials) {
     return fmt::format("{}:{}:*:{}:{}\n", escape_field(credentials.host), credentials.port,
-                       escape_field(credentials.user), escape_field(credentials.password));
+                       escape_field(credentials.user), escape_field(credentials.password.reveal()));
 }
 
 }  // namespace bpg::cli

@@ -8,13 +8,15 @@
 #include <utility>
 #include <vector>
 
+#include "orchestrator/base/secret.h"
+
 namespace bpg::cli {
 
 struct Credentials {
     std::string host;
     std::uint16_t port = 0;
     std::string user;
-    std::string password;  ///< empty: left out everywhere
+    Secret password;  ///< empty: left out everywhere
     std::string dbname;
 };
 

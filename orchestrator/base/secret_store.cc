@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <utility>
 
 #include "orchestrator/base/error.h"
 #include "orchestrator/base/files.h"
@@ -12,6 +13,7 @@ namespace bpg {
 namespace {
 
 constexpr std::size_t kPasswordBytes = 24;
+constexpr std::size_t kSecretMax = 4096;
 
 /// What a process that was killed while it wrote this file has left; see write_file_durably().
 void remove_unfinished(const std::filesystem::path& file) {
@@ -24,6 +26,12 @@ void remove_unfinished(const std::filesystem::path& file) {
             throw errno_error("remove " + entry.path().native(), errno);
         }
     }
+}
+
+std::optional<Secret> read_secret(const std::filesystem::path& file) {
+    auto text = read_file(file, kSecretMax);
+    if (!text) return std::nullopt;
+    return Secret(std::move(*text));
 }
 
 }  // namespace
@@ -41,20 +49,20 @@ std::filesystem::path SecretStore::next_path_of(const std::string& branch_id) co
     return path_of(branch_id).native() + ".next";
 }
 
-std::string SecretStore::ensure(const std::filesystem::path& path) const {
-    if (auto existing = read_file(path, 4096)) return *existing;
+Secret SecretStore::ensure(const std::filesystem::path& path) const {
+    if (auto existing = read_secret(path)) return std::move(*existing);
     ensure_directory(directory_, 0700);
     remove_unfinished(path);
-    const std::string password = random_hex(kPasswordBytes);
-    write_file_durably(path, password, 0600);
+    Secret password(random_hex(kPasswordBytes));
+    write_file_durably(path, password.reveal(), 0600);
     return password;
 }
 
-std::string SecretStore::ensure_password(const std::string& branch_id) const {
+Secret SecretStore::ensure_password(const std::string& branch_id) const {
     return ensure(path_of(branch_id));
 }
 
-std::string SecretStore::ensure_next_password(const std::string& branch_id) const {
+Secret SecretStore::ensure_next_password(const std::string& branch_id) const {
     return ensure(next_path_of(branch_id));
 }
 
@@ -74,8 +82,8 @@ void SecretStore::remove_next_password(const std::string& branch_id) const {
     remove_unfinished(next);
 }
 
-std::optional<std::string> SecretStore::find_password(const std::string& branch_id) const {
-    return read_file(path_of(branch_id), 4096);
+std::optional<Secret> SecretStore::find_password(const std::string& branch_id) const {
+    return read_secret(path_of(branch_id));
 }
 
 void SecretStore::remove_password(const std::string& branch_id) const {

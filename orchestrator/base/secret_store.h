@@ -6,6 +6,8 @@
 #include <optional>
 #include <string>
 
+#include "orchestrator/base/secret.h"
+
 namespace bpg {
 
 /// Blocking; call it in a pool. Ids are checked before they become a path.
@@ -14,10 +16,10 @@ class SecretStore {
     explicit SecretStore(std::filesystem::path directory);
 
     /// The password of a branch, made (192 random bits) and stored durably if there is none.
-    std::string ensure_password(const std::string& branch_id) const;
-    std::optional<std::string> find_password(const std::string& branch_id) const;
+    Secret ensure_password(const std::string& branch_id) const;
+    std::optional<Secret> find_password(const std::string& branch_id) const;
     /// The password that is to follow it, made and stored beside it if there is none.
-    std::string ensure_next_password(const std::string& branch_id) const;
+    Secret ensure_next_password(const std::string& branch_id) const;
     /// It takes the place of the old one; success when there is none.
     void keep_next_password(const std::string& branch_id) const;
     /// Success when there is none.
@@ -28,7 +30,7 @@ class SecretStore {
   private:
     std::filesystem::path path_of(const std::string& branch_id) const;
     std::filesystem::path next_path_of(const std::string& branch_id) const;
-    std::string ensure(const std::filesystem::path& path) const;
+    Secret ensure(const std::filesystem::path& path) const;
 
     std::filesystem::path directory_;
 };

@@ -312,7 +312,7 @@ asio::awaitable<void> Instances::let_users_in(std::string branch_id) {
     auto work = [&secrets, id = branch(branch_id).password()] {
         return secrets.ensure_password(id);
     };
-    const std::string password = co_await services_.pool.run(work);
+    const Secret password = co_await services_.pool.run(work);
     const int port = branch(branch_id).port;
     // Only now may anybody in: before, the parent's password would have opened the branch.
     co_await write_config(branch(branch_id), /*open=*/true);

@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "orchestrator/base/clock.h"
+#include "orchestrator/base/secret.h"
 #include "orchestrator/postgres/lsn.h"
 
 namespace bpg::postgres {
@@ -126,12 +127,12 @@ class Postgres {
 
     /// Logs in as a user would, over TCP with the password, and asks one query: the branch's
     /// published endpoint works. kUnavailable `postgres_unreachable` if not.
-    virtual asio::awaitable<void> verify_login(std::string host, int port, std::string password,
+    virtual asio::awaitable<void> verify_login(std::string host, int port, Secret password,
                                                std::string branch_id) = 0;
 };
 
 /// A SCRAM-SHA-256 verifier as pg_authid stores it (RFC 5803), with a random salt, 4096 iterations.
 /// Our passwords are ASCII, so SASLprep changes nothing. CPU-bound (about 2 ms): call it in a pool.
-std::string scram_verifier(const std::string& password);
+std::string scram_verifier(const Secret& password);
 
 }  // namespace bpg::postgres

@@ -47,7 +47,7 @@ SessionTarget target_of(const Endpoint& endpoint, milliseconds timeout = kShort)
             .branch_id = endpoint.branch_id,
             .major = endpoint.major,
             .dbname = "postgres",
-            .password = "",
+            .password = {},
             .statement_timeout = timeout};
 }
 
@@ -505,7 +505,7 @@ asio::awaitable<void> PqxxPostgres::checkpoint(const Endpoint& endpoint) {
     co_await on_session(pool_, versions_, target_of(endpoint, kLong), std::move(work));
 }
 
-asio::awaitable<void> PqxxPostgres::verify_login(std::string host, int port, std::string password,
+asio::awaitable<void> PqxxPostgres::verify_login(std::string host, int port, Secret password,
                                                  std::string branch_id) {
     const SessionTarget target{.host = std::move(host),
                                .port = port,

@@ -31,7 +31,7 @@ class PqxxPostgres final : public Postgres {
     asio::awaitable<std::unique_ptr<ParentSession>> fence(const Endpoint& endpoint) override;
     asio::awaitable<void> disable_subscriptions(const Endpoint& endpoint) override;
     asio::awaitable<void> checkpoint(const Endpoint& endpoint) override;
-    asio::awaitable<void> verify_login(std::string host, int port, std::string password,
+    asio::awaitable<void> verify_login(std::string host, int port, Secret password,
                                        std::string branch_id) override;
 
   private:

@@ -46,11 +46,12 @@ std::string base64(const unsigned char* data, std::size_t size) {
 
 }  // namespace
 
-std::string scram_verifier_with_salt(const std::string& password, std::string_view salt,
+std::string scram_verifier_with_salt(const Secret& password, std::string_view salt,
                                      int iterations) {
     const std::basic_string<unsigned char> salt_bytes(salt.begin(), salt.end());
+    const std::string& text = password.reveal();
     Digest salted{};
-    require(PKCS5_PBKDF2_HMAC(password.data(), static_cast<int>(password.size()), salt_bytes.data(),
+    require(PKCS5_PBKDF2_HMAC(text.data(), static_cast<int>(text.size()), salt_bytes.data(),
                               static_cast<int>(salt_bytes.size()), iterations, EVP_sha256(),
                               static_cast<int>(salted.size()), salted.data()) == 1,
             "PBKDF2 failed");
@@ -74,7 +75,7 @@ bool is_scram_verifier(std::string_view text) {
     return text.size() <= 512 && std::regex_match(text.begin(), text.end(), shape);
 }
 
-std::string scram_verifier(const std::string& password) {
+std::string scram_verifier(const Secret& password) {
     std::array<unsigned char, kSaltBytes> salt{};
     require(RAND_bytes(salt.data(), static_cast<int>(salt.size())) == 1, "no random bytes");
     return scram_verifier_with_salt(password, std::string(salt.begin(), salt.end()), kIterations);

@@ -5,12 +5,13 @@
 #include <string>
 #include <string_view>
 
+#include "orchestrator/base/secret.h"
+
 namespace bpg::postgres {
 
 /// "SCRAM-SHA-256$<iterations>:<salt>$<StoredKey>:<ServerKey>" for a given salt (raw bytes). For
 /// one with a random salt call scram_verifier() of the port. Throws kInternal `crypto_failed`.
-std::string scram_verifier_with_salt(const std::string& password, std::string_view salt,
-                                     int iterations);
+std::string scram_verifier_with_salt(const Secret& password, std::string_view salt, int iterations);
 
 /// Whether the text has the shape of such a verifier and so is no plain password.
 bool is_scram_verifier(std::string_view text);

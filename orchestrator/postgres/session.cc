@@ -70,7 +70,7 @@ Error unexpected(std::string detail) {
             std::move(detail)};
 }
 
-std::string conninfo(const SessionTarget& target, bool event_triggers_off) {
+Secret conninfo(const SessionTarget& target, bool event_triggers_off) {
     // What a role or database setting could change against us is set here: it weighs more.
     std::string options = fmt::format(
         "-c search_path= -c statement_timeout={} -c lock_timeout={} -c synchronous_commit=local "
@@ -85,8 +85,8 @@ std::string conninfo(const SessionTarget& target, bool event_triggers_off) {
                        " client_encoding=UTF8 sslmode=disable gssencmode=disable"
                        " passfile=/dev/null/none options=" +
                        quote_conninfo(options);
-    if (!target.password.empty()) text += " password=" + quote_conninfo(target.password);
-    return text;
+    if (!target.password.empty()) text += " password=" + quote_conninfo(target.password.reveal());
+    return Secret(std::move(text));
 }
 
 }  // namespace
@@ -143,7 +143,8 @@ Session::Session(const SessionTarget& target, VersionMemory& versions) {
 void Session::connect(const SessionTarget& target, bool event_triggers_off) {
     translated([&] {
         quiet_.reset();
-        connection_ = std::make_unique<pqxx::connection>(conninfo(target, event_triggers_off));
+        const Secret text = conninfo(target, event_triggers_off);
+        connection_ = std::make_unique<pqxx::connection>(text.reveal());
         // libpq would print what a server sends as a notice.
         quiet_ = std::make_unique<pqxx::quiet_errorhandler>(*connection_);
 // libpqxx 6 connects again by itself, even to another server; 7 never does, hence "deprecated".

@@ -13,6 +13,7 @@
 #include <pqxx/pqxx>
 #include <string>
 
+#include "orchestrator/base/secret.h"
 #include "orchestrator/postgres/postgres.h"
 
 namespace bpg::postgres {
@@ -51,7 +52,7 @@ struct SessionTarget {
     std::string branch_id;
     int major = 0;  ///< 0: as remembered
     std::string dbname = "postgres";
-    std::string password;  ///< empty: none is sent
+    Secret password;  ///< empty: none is sent
     std::chrono::milliseconds statement_timeout{10'000};
 };
 

@@ -317,8 +317,7 @@ class FakePostgres final : public postgres::Postgres {
     }
     asio::awaitable<void> disable_subscriptions(const postgres::Endpoint&) override { co_return; }
     asio::awaitable<void> checkpoint(const postgres::Endpoint&) override { co_return; }
-    asio::awaitable<void> verify_login(std::string, int, std::string,
-                                       std::string branch_id) override {
+    asio::awaitable<void> verify_login(std::string, int, Secret, std::string branch_id) override {
         const auto on = world_.running.find(branch_id);
         if (on == world_.running.end() || !world_.volumes.at(on->second).open) {
             throw Error(ErrorKind::kUnavailable, "postgres_unreachable", "no login");

@@ -265,7 +265,7 @@ asio::awaitable<Response> credentials(ApiServices& api, Request request) {
                     "wait until its job has ended: bpg job list");
     }
     Response response = json_response(200, {{"user", "postgres"},
-                                            {"password", *password},
+                                            {"password", password->reveal()},
                                             {"host", branch.host},
                                             {"port", branch.port},
                                             {"dbname", "postgres"}});

@@ -160,11 +160,11 @@ TEST_F(PostgresServer, OnlyTheVerifiersPasswordLogsIn) {
     instance.start_ready({}, true);
     instance.sql("ALTER ROLE postgres PASSWORD 'of-the-parent'");
     const auto verify = [&](const std::string& password, const std::string& id) {
-        return drivers_.postgres.verify_login("127.0.0.1", instance.port(), password, id);
+        return drivers_.postgres.verify_login("127.0.0.1", instance.port(), Secret(password), id);
     };
     drivers_.run(verify("of-the-parent", instance.id()));
 
-    const std::string verifier = postgres::scram_verifier("of the 'branch\\");
+    const std::string verifier = postgres::scram_verifier(Secret("of the 'branch\\"));
     drivers_.run(instance.await_ready(10s, verifier));
     drivers_.run(verify("of the 'branch\\", instance.id()));
     const ErrorInfo refused = drivers_.error_of(verify("of-the-parent", instance.id()));
@@ -180,7 +180,7 @@ TEST_F(PostgresServer, OnlyTheVerifiersPasswordLogsIn) {
 TEST_F(PostgresServer, AVerifierAppearsInNoLogAndAPasswordIsNeverSent) {
     Instance instance(drivers_);
     instance.start_ready({{"log_statement", "all"}, {"log_min_duration_statement", "0"}});
-    const std::string verifier = postgres::scram_verifier("secret");
+    const std::string verifier = postgres::scram_verifier(Secret("secret"));
     drivers_.run(instance.await_ready(10s, verifier));
     EXPECT_EQ(content_of(instance.log()).find("SCRAM-SHA-256$"), std::string::npos);
     EXPECT_EQ(drivers_.error_of(instance.await_ready(10s, "secret")).code, "verifier_invalid");
@@ -191,7 +191,8 @@ TEST_F(PostgresServer, ABranchIsClosedUntilItsDoorIsOpened) {
     instance.start_ready();
     instance.sql("ALTER ROLE postgres PASSWORD 'x'");
     const auto login = [&] {
-        return drivers_.postgres.verify_login("127.0.0.1", instance.port(), "x", instance.id());
+        return drivers_.postgres.verify_login("127.0.0.1", instance.port(), Secret("x"),
+                                              instance.id());
     };
     EXPECT_EQ(drivers_.error_of(login()).code, "postgres_unreachable");
     instance.write_config(true);
@@ -288,7 +289,7 @@ TEST_F(PostgresServer, WhatUsersDefineDoesNotReachOurSessions) {
     const auto session = drivers_.run(drivers_.postgres.fence(instance.endpoint()));
     EXPECT_GT(drivers_.run(session->position()).lsn.value, 0x1000000U);
     drivers_.run(drivers_.postgres.checkpoint(instance.endpoint()));
-    drivers_.run(instance.await_ready(10s, postgres::scram_verifier("x")));
+    drivers_.run(instance.await_ready(10s, postgres::scram_verifier(Secret("x"))));
 }
 
 TEST_F(PostgresServer, AStatementThatTakesTooLongIsATimeout) {

@@ -82,9 +82,10 @@ TEST_P(RuntimeDockerImages, InitStartAndQueryOverThePortAndTheSocket) {
     EXPECT_EQ(branch.sql("SELECT current_user"), "postgres") << "root is postgres by peer";
 
     const std::string password = "a-password-of-this-branch";
-    drivers_.run(branch.await_ready(10s, postgres::scram_verifier(password)));
+    drivers_.run(branch.await_ready(10s, postgres::scram_verifier(Secret(password))));
     const auto login = [&](const std::string& word) {
-        return drivers_.postgres.verify_login("127.0.0.1", branch.port(), word, branch.id());
+        return drivers_.postgres.verify_login("127.0.0.1", branch.port(), Secret(word),
+                                              branch.id());
     };
     EXPECT_EQ(drivers_.error_of(login(password)).code, "postgres_unreachable") << "not open yet";
     branch.write_config(/*open=*/true);

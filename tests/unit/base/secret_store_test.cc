@@ -34,10 +34,12 @@ class SecretStoreTest : public ::testing::Test {
 TEST_F(SecretStoreTest, APasswordIsMadeOnceAndForRootAlone) {
     const std::string id = new_id();
     EXPECT_FALSE(secrets_.find_password(id));
-    const std::string password = secrets_.ensure_password(id);
-    EXPECT_EQ(password.size(), 48U);
-    EXPECT_EQ(secrets_.ensure_password(id), password);
-    EXPECT_NE(secrets_.ensure_password(new_id()), password);
+    const Secret password = secrets_.ensure_password(id);
+    EXPECT_EQ(password.reveal().size(), 48U);
+    const Secret again = secrets_.ensure_password(id);
+    EXPECT_EQ(again.reveal(), password.reveal());
+    const Secret other = secrets_.ensure_password(new_id());
+    EXPECT_NE(other.reveal(), password.reveal());
     using std::filesystem::perms;
     EXPECT_EQ(std::filesystem::status(directory_ / id).permissions(),
               perms::owner_read | perms::owner_write);

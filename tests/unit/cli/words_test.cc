@@ -124,19 +124,21 @@ TEST(CommandTable, SaysWhatEveryCommandIsFor) {
 }
 
 TEST(ConnectionUrl, EncodesWhateverAPasswordOrNameHolds) {
-    const Credentials credentials{"127.0.0.1", 5433, "postgres", "a:b/c@d#e?f%g é", "my db/1"};
+    const Credentials credentials{"127.0.0.1", 5433, "postgres", Secret("a:b/c@d#e?f%g é"),
+                                  "my db/1"};
     EXPECT_EQ(
         connection_url(credentials),
         "postgresql://postgres:a%3Ab%2Fc%40d%23e%3Ff%25g%20%C3%A9@127.0.0.1:5433/my%20db%2F1");
 }
 
 TEST(ConnectionUrl, LeavesThePasswordOutWithItsColon) {
-    EXPECT_EQ(connection_url({"127.0.0.1", 5433, "postgres", "", "postgres"}),
+    EXPECT_EQ(connection_url({"127.0.0.1", 5433, "postgres", Secret(), "postgres"}),
               "postgresql://postgres@127.0.0.1:5433/postgres");
 }
 
 TEST(ConnectionUrl, PutsBracketsAroundIpv6) {
-    EXPECT_EQ(connection_url({"::1", 5433, "u", "p", "d"}), "postgresql://u:p@[::1]:5433/d");
+    EXPECT_EQ(connection_url({"::1", 5433, "u", Secret("p"), "d"}),
+              "postgresql://u:p@[::1]:5433/d");
 }
 
 TEST(Credentials, RefuseABranchWithoutAnAddress) {
@@ -153,7 +155,7 @@ TEST(ShellAssignment, QuotesWhatAShellWouldRead) {
 }
 
 TEST(PasswordFile, EscapesColonsAndBackslashesAndNamesOneServerOnly) {
-    EXPECT_EQ(password_file_line({"::1", 5433, "postgres", "a:b\\c", "x"}),
+    EXPECT_EQ(password_file_line({"::1", 5433, "postgres", Secret("a:b\\c"), "x"}),
               "\\:\\:1:5433:*:postgres:a\\:b\\\\c\n");
 }
 

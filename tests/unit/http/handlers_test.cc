@@ -127,17 +127,17 @@ TEST_F(HandlersTest, ListsMainFirstThenByName) {
 TEST_F(HandlersTest, GivesAPasswordOnlyToAPeerOfTheUnixSocket) {
     add_prod();
     expect_refused(call("GET", "/v1/branches/prod/dev/credentials"), 409, "password_missing");
-    const std::string password = secrets_.ensure_password(dev_);
+    const Secret password = secrets_.ensure_password(dev_);
     const Response answer = call("GET", "/v1/branches/prod/dev/credentials");
     EXPECT_EQ(object(answer), (json{{"user", "postgres"},
-                                    {"password", password},
+                                    {"password", password.reveal()},
                                     {"host", "127.0.0.1"},
                                     {"port", 5433},
                                     {"dbname", "postgres"}}));
     peer_.reset();
     expect_refused(call("GET", "/v1/branches/prod/dev/credentials"), 403, "credentials_local_only");
     for (const char* target : {"/v1/branches/prod/dev", "/v1/status", "/v1/branches"}) {
-        EXPECT_EQ(call("GET", target).body.find(password), std::string::npos) << target;
+        EXPECT_EQ(call("GET", target).body.find(password.reveal()), std::string::npos) << target;
     }
 }
 

@@ -15,12 +15,12 @@ const std::string kVerifier =
     "WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
 TEST(Scram, ComputesTheVerifierOfAKnownPassword) {
-    EXPECT_EQ(scram_verifier_with_salt("pencil", kSalt, 4096), kVerifier);
+    EXPECT_EQ(scram_verifier_with_salt(Secret("pencil"), kSalt, 4096), kVerifier);
 }
 
 TEST(Scram, SaltsEveryVerifierAnew) {
-    const std::string one = scram_verifier("secret");
-    const std::string other = scram_verifier("secret");
+    const std::string one = scram_verifier(Secret("secret"));
+    const std::string other = scram_verifier(Secret("secret"));
     EXPECT_NE(one, other);
     EXPECT_TRUE(is_scram_verifier(one)) << one;
     EXPECT_TRUE(one.starts_with("SCRAM-SHA-256$4096:")) << one;
