@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "orchestrator/base/clock.h"
+#include "tests/harness/ledger.h"
 #include "tests/harness/refusals.h"
 #include "tests/harness/suite.h"
 
@@ -24,39 +25,6 @@ std::string time_text(WallTime time) {
 
 WallTime after(WallTime time, std::int64_t microseconds) {
     return time + std::chrono::microseconds(microseconds);
-}
-
-/// What a server committed: rows of table `ledger`, with the time of each commit.
-using Ledger = std::vector<std::pair<std::int64_t, WallTime>>;
-
-Ledger read_ledger(const std::string& url) {
-    pqxx::connection connection(url);
-    pqxx::nontransaction session(connection);
-    Ledger ledger;
-    for (const auto& row : session.exec(
-             "SELECT seq, (extract(epoch FROM pg_xact_commit_timestamp(xmin)) * 1000000)::bigint"
-             " FROM ledger ORDER BY seq")) {
-        ledger.emplace_back(row[0].as<std::int64_t>(),
-                            WallTime(std::chrono::microseconds(row[1].as<std::int64_t>())));
-    }
-    return ledger;
-}
-
-std::vector<std::int64_t> rows_in(const std::string& url) {
-    pqxx::connection connection(url);
-    pqxx::nontransaction session(connection);
-    std::vector<std::int64_t> rows;
-    for (const auto& row : session.exec("SELECT seq FROM ledger ORDER BY seq"))
-        rows.push_back(row[0].as<std::int64_t>());
-    return rows;
-}
-
-std::vector<std::int64_t> rows_until(const Ledger& ledger, WallTime target) {
-    std::vector<std::int64_t> rows;
-    for (const auto& [row, committed] : ledger) {
-        if (committed <= target) rows.push_back(row);
-    }
-    return rows;
 }
 
 class PointsInTime : public HostSuite<PointsInTime> {
@@ -78,14 +46,8 @@ class PointsInTime : public HostSuite<PointsInTime> {
         execute(host().url(main), "CREATE TABLE ledger (seq bigserial PRIMARY KEY, note text)");
         return main;
     }
-    /// `count` commits of a row each.
     static void write(const std::string& ref, int count) {
-        pqxx::connection connection(host().url(ref));
-        for (int i = 0; i < count; ++i) {
-            pqxx::work transaction(connection);
-            transaction.exec0("INSERT INTO ledger (note) VALUES (repeat('x', 200))");
-            transaction.commit();
-        }
+        write_ledger(host().url(ref), count);
     }
     static WallTime now() { return SystemClock().now(); }
 
