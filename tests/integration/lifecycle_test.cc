@@ -115,19 +115,20 @@ TEST_P(Lifecycle, ASyncThatFailsLeavesTheOldOneServing) {
     EXPECT_EQ(rows("shop/dev"), kRows);
 }
 
-/// How long a client that connects again and again gets no answer while `work` is done; what it
-/// counts never decreases.
-std::chrono::milliseconds away_during(const std::string& url, const std::function<void()>& work) {
+/// How long a client that connects again and again gets no answer while `work` is done; it counts
+/// `before` rows or one more, and never fewer than it has seen.
+std::chrono::milliseconds away_during(const std::string& url, std::int64_t before,
+                                      const std::function<void()>& work) {
     using Steady = std::chrono::steady_clock;
     std::atomic<bool> is_over{false};
     Steady::duration longest{0};
     std::jthread client([&] {
         auto last_good = Steady::now();
-        std::int64_t seen = kRows;
+        std::int64_t seen = before;
         while (!is_over) {
             try {
                 const std::int64_t count = query_number(url, "SELECT count(*) FROM items");
-                EXPECT_TRUE(count == kRows || count == kRows + 1) << count;
+                EXPECT_TRUE(count == before || count == before + 1) << count;
                 EXPECT_GE(count, seen) << "old data came back";
                 seen = count;
                 longest = std::max(longest, Steady::now() - last_good);
@@ -145,15 +146,22 @@ std::chrono::milliseconds away_during(const std::string& url, const std::functio
 TEST_P(Lifecycle, DuringASyncAClientSeesOldOrNewDataAndWaitsNoLongerThanForARestart) {
     create("shop/dev");
     const std::string url = host().url("shop/dev");
-    const auto restart = away_during(url, [] { host().bpg_json({"restart", "shop/dev"}); });
-    add_row("shop/main");
-    const auto sync = away_during(url, [] {
-        host().bpg_json({"branch", "sync", "shop/dev"});
-        EXPECT_EQ(rows("shop/dev"), kRows + 1);
-    });
-    fmt::print("away for {} ms; with a restart {} ms\n", sync.count(), restart.count());
-    // What is more than equal is for a machine that is busy with other things in one of the two.
-    EXPECT_LT(sync, 1.4 * restart + 100ms);
+    // A machine that is busy with other things in one of the two may say anything once.
+    constexpr int kAttempts = 3;
+    bool no_longer = false;
+    for (int attempt = 0; attempt < kAttempts && !no_longer; ++attempt) {
+        const std::int64_t before = kRows + attempt;
+        const auto restart =
+            away_during(url, before, [] { host().bpg_json({"restart", "shop/dev"}); });
+        add_row("shop/main");
+        const auto sync = away_during(url, before, [before] {
+            host().bpg_json({"branch", "sync", "shop/dev"});
+            EXPECT_EQ(rows("shop/dev"), before + 1);
+        });
+        fmt::print("away for {} ms; with a restart {} ms\n", sync.count(), restart.count());
+        no_longer = sync < 1.3 * restart + 100ms;
+    }
+    EXPECT_TRUE(no_longer);
 }
 
 TEST_P(Lifecycle, SyncTwiceAtOnceIsOneThatRunsAndOneThatWaits) {
