@@ -1,9 +1,26 @@
+// See ledger.h.
 #include "tests/harness/ledger.h"
 
-#include <chrono>
 #include <pqxx/pqxx>
 
+#include "tests/harness/load.h"
+
 namespace bpg::test {
+
+void begin_ledger(const TestHost& host, const std::string& ref) {
+    execute_alone(host.url(ref), "ALTER SYSTEM SET track_commit_timestamp = on");
+    host.bpg_json({"restart", ref});
+    execute(host.url(ref), "CREATE TABLE ledger (seq bigserial PRIMARY KEY, note text)");
+}
+
+void write_ledger(const TestHost& host, const std::string& ref, int count) {
+    pqxx::connection connection(host.url(ref));
+    for (int i = 0; i < count; ++i) {
+        pqxx::work transaction(connection);
+        transaction.exec0("INSERT INTO ledger (note) VALUES (repeat('x', 200))");
+        transaction.commit();
+    }
+}
 
 Ledger read_ledger(const std::string& url) {
     pqxx::connection connection(url);
@@ -33,15 +50,6 @@ std::vector<std::int64_t> rows_until(const Ledger& ledger, WallTime target) {
         if (committed <= target) rows.push_back(row);
     }
     return rows;
-}
-
-void write_ledger(const std::string& url, int count) {
-    pqxx::connection connection(url);
-    for (int i = 0; i < count; ++i) {
-        pqxx::work transaction(connection);
-        transaction.exec0("INSERT INTO ledger (note) VALUES (repeat('x', 200))");
-        transaction.commit();
-    }
 }
 
 }  // namespace bpg::test

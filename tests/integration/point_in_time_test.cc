@@ -11,7 +11,6 @@
 #include <random>
 #include <thread>
 
-#include "orchestrator/base/clock.h"
 #include "tests/harness/ledger.h"
 #include "tests/harness/refusals.h"
 #include "tests/harness/suite.h"
@@ -41,14 +40,11 @@ class PointsInTime : public HostSuite<PointsInTime> {
 
     static std::string ledger_database(const std::string& name) {
         const std::string main = database(name);
-        execute_alone(host().url(main), "ALTER SYSTEM SET track_commit_timestamp = on");
-        host().bpg_json({"restart", main});
-        execute(host().url(main), "CREATE TABLE ledger (seq bigserial PRIMARY KEY, note text)");
+        begin_ledger(host(), main);
         return main;
     }
-    static void write(const std::string& ref, int count) {
-        write_ledger(host().url(ref), count);
-    }
+    /// `count` commits of a row each.
+    static void write(const std::string& ref, int count) { write_ledger(host(), ref, count); }
     static WallTime now() { return SystemClock().now(); }
 
     /// Restores and compares; the branch goes again.

@@ -57,9 +57,7 @@ class RestorableTimes : public HostSuite<RestorableTimes> {
     void SetUp() override {
         HostSuite<RestorableTimes>::SetUp();
         const std::string main = database("shop");
-        execute_alone(host().url(main), "ALTER SYSTEM SET track_commit_timestamp = on");
-        host().bpg_json({"restart", main});
-        execute(host().url(main), "CREATE TABLE ledger (seq bigserial PRIMARY KEY, note text)");
+        begin_ledger(host(), main);
         live_ = {main};
         look();
     }
@@ -115,7 +113,7 @@ class RestorableTimes : public HostSuite<RestorableTimes> {
 
     void write() {
         const std::string ref = any_live();
-        keeps_all("write " + ref, [&] { write_ledger(host().url(ref), 1 + int(any(3))); });
+        keeps_all("write " + ref, [&] { write_ledger(host(), ref, 1 + int(any(3))); });
     }
     void switch_segment() {
         const std::string ref = any_live();
