@@ -15,6 +15,19 @@ class DataDirectory : public InstanceTest {
         parent.kill();
         clone.copy_data(parent.data());
     }
+    /// What an atomic snapshot of a parent holds that goes on afterwards.
+    static void freeze_into(Instance& parent, Instance& clone) {
+        std::vector<pid_t> processes = {parent.pid()};
+        ::kill(processes[0], SIGSTOP);
+        std::ifstream children(fmt::format("/proc/{0}/task/{0}/children", processes[0]));
+        for (pid_t child = 0; children >> child;)
+            processes.push_back(child);
+        for (const pid_t process : processes)
+            ::kill(process, SIGSTOP);
+        clone.copy_data(parent.data());
+        for (const pid_t process : processes)
+            ::kill(process, SIGCONT);
+    }
     static postgres::CloneSpec clone_spec(const Instance& clone) {
         postgres::CloneSpec spec;
         spec.volume = clone.volume();
@@ -294,6 +307,38 @@ TEST_F(DataDirectory, ACopyInBackupModeHoldsEverythingUpToItsStop) {
     EXPECT_EQ(clone.start_ready().timeline, 2U);
     EXPECT_EQ(clone.sql("SELECT count(*) FROM t"), "27144");
     EXPECT_EQ(parent.sql("SELECT count(*) FROM t"), "27145");
+}
+
+/// It is whole by itself; the label would send it to WAL that was written after it (E3).
+TEST_F(DataDirectory, ASnapshotInBackupModeStartsWithoutALabelAndNotWithIt) {
+    Instance parent(drivers_);
+    parent.start_ready();
+    parent.sql("CREATE TABLE t(i int)");
+    auto backup = drivers_.run(drivers_.postgres.start_backup(parent.endpoint(), "line", false));
+    parent.sql("INSERT INTO t SELECT generate_series(1, 1000)");
+    Instance clone(drivers_, Instance::From::kNothing);
+    freeze_into(parent, clone);
+    Instance labelled(drivers_, Instance::From::kNothing);
+    labelled.copy_data(clone.data());
+    EXPECT_FALSE(fs::exists(clone.data() / "backup_label"));
+    parent.sql("INSERT INTO t SELECT generate_series(1, 500)");
+    const auto stop = drivers_.run(backup->stop());
+
+    prepare(clone);
+    EXPECT_EQ(clone.start_ready().timeline, 2U);
+    EXPECT_EQ(clone.sql("SELECT count(*) FROM t"), "1000");
+    const auto fork = drivers_.run(drivers_.directories.fork_point(clone.data(), 2));
+    ASSERT_TRUE(fork);
+    EXPECT_GT(*fork, backup->start().lsn);
+    EXPECT_LT(*fork, stop.lsn);
+
+    auto spec = clone_spec(labelled);
+    spec.backup = stop;
+    prepare(spec);
+    labelled.start();
+    EXPECT_EQ(drivers_.error_of(labelled.await_ready(20s)).code, "postgres_refused");
+    EXPECT_NE(labelled.log_tail().find("WAL ends before end of online backup"), std::string::npos)
+        << labelled.log_tail();
 }
 
 TEST_F(DataDirectory, ACopyInBackupModeDoesNotStartWithoutItsLabel) {

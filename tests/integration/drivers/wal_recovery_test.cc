@@ -119,6 +119,23 @@ class WalRecovery : public WalServers {
     static std::string rows(const Instance& instance) {
         return instance.sql("SELECT coalesce(string_agg(id::text, ',' ORDER BY id), '') FROM t");
     }
+    /// A branch at the base: its own timeline 2, archived beside the parent's, from the same
+    /// segment on, with rows 20 and 21. Its two segments.
+    std::pair<std::string, std::string> archive_a_branch() {
+        const auto branch = from_base();
+        Settings settings = archiving();
+        settings.emplace_back("restore_command", "exit 1");
+        const Recovery recovery = recover(*branch, settings);
+        EXPECT_EQ(recovery.timeline, 2U) << recovery.log;
+        branch->sql("INSERT INTO t VALUES (20)");
+        const std::string first = switch_and_archive(*branch, 2);
+        branch->sql("INSERT INTO t VALUES (21)");
+        const std::string last = switch_and_archive(*branch, 2);
+        wait_for([&] { return fs::exists(stored("00000002.history")); });
+        branch->stop();
+        EXPECT_EQ(first.substr(8), segments_.front().substr(8)) << "the same segment on both";
+        return {first, last};
+    }
 
     std::unique_ptr<Instance> parent_;
     std::unique_ptr<Instance> base_;
@@ -186,23 +203,11 @@ TEST_F(WalRecovery, FailsAndNamesTheSegmentThatIsMissingTruncatedZeroedOrFlipped
 
 TEST_F(WalRecovery, FollowsTheNewerTimelineAndNeverTheOlderOnesLaterRows) {
     make_parent();
-    // A branch at the base: its own timeline, archived beside the parent's, from the same segment.
-    const auto branch = from_base();
-    Settings settings = archiving();
-    settings.emplace_back("restore_command", "exit 1");
-    Recovery recovery = recover(*branch, settings);
-    ASSERT_EQ(recovery.timeline, 2U) << recovery.log;
-    branch->sql("INSERT INTO t VALUES (20)");
-    const std::string first = switch_and_archive(*branch, 2);
-    branch->sql("INSERT INTO t VALUES (21)");
-    const std::string last = switch_and_archive(*branch, 2);
-    wait_for([&] { return fs::exists(stored("00000002.history")); });
-    branch->stop();
-    ASSERT_EQ(first.substr(8), segments_.front().substr(8)) << "the same segment on both";
+    const auto [first, last] = archive_a_branch();
 
     bounds_ = {{1, 2}, segments_.front(), last, "00000002.history"};
     const auto right = from_base();
-    recovery = recover(*right, recovering(bounds_));
+    Recovery recovery = recover(*right, recovering(bounds_));
     ASSERT_TRUE(recovery.is_open) << recovery.log;
     EXPECT_EQ(recovery.timeline, 3U);
     EXPECT_EQ(rows(*right), "20,21");
@@ -219,6 +224,22 @@ TEST_F(WalRecovery, FollowsTheNewerTimelineAndNeverTheOlderOnesLaterRows) {
     recovery = recover(*lost, recovering(bounds_));
     EXPECT_FALSE(recovery.is_open);
     EXPECT_NE(recovery.log.find("bpg-wal: wal_history_missing"), std::string::npos);
+}
+
+/// By itself PostgreSQL would follow the newest timeline that the archive has, that is the branch's
+/// (E7, LIN-3). The timeline it is told keeps it from that, and so does the helper by itself.
+TEST_F(WalRecovery, StaysOnItsOwnTimelineThoughABranchArchivedBesideIt) {
+    make_parent();
+    archive_a_branch();
+    for (const char* timeline : {"1", "latest"}) {
+        const auto restored = from_base();
+        Settings settings = recovering(bounds_);
+        settings[1].second = timeline;
+        const Recovery recovery = recover(*restored, settings);
+        ASSERT_TRUE(recovery.is_open) << timeline << "\n" << recovery.log;
+        EXPECT_EQ(recovery.timeline, 3U) << "the next that is free";
+        EXPECT_EQ(rows(*restored), "1,2,3,4") << timeline;
+    }
 }
 
 TEST_F(WalRecovery, StopsWhenTheHelperItselfCannotRun) {
