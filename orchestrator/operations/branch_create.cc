@@ -475,6 +475,9 @@ asio::awaitable<std::optional<Progress>> BranchCreate::await_recovery(State& sta
                 co_return Rewind{kStartInstance, "the archive was made whole as far as possible"};
             }
             throw co_await point_in_time_.broken_wal(restore, log);
+        case PointInTime::Verdict::kTooFewPlaces:
+            if (!co_await point_in_time_.can_make_places(state.restore, data)) break;
+            co_return Rewind{kStartInstance, "it has prepared transactions that need a place each"};
         case PointInTime::Verdict::kOther:
             break;
     }

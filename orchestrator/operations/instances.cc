@@ -129,12 +129,11 @@ asio::awaitable<void> Instances::write_config(catalog::Branch place, bool open) 
 }
 
 /// Whether its WAL is archived from this start on; the archive is there then.
-asio::awaitable<bool> Instances::archives_now(catalog::Branch place) {
-    if (!place.archives) co_return false;
-    const postgres::OwnedConfig files = config(place, /*open=*/false);
-    if (co_await services_.data_directories.has_minimal_wal(files)) co_return false;
+asio::awaitable<bool> Instances::archives_now(catalog::Branch place, bool minimal_wal) {
+    if (!place.archives || minimal_wal) co_return false;
     const wal::ArchiveRef own = archive(place);
-    co_await services_.archives.prepare(own, files.owner);
+    const FileOwner user = owner(place);
+    co_await services_.archives.prepare(own, user);
     co_return true;
 }
 
@@ -186,7 +185,9 @@ asio::awaitable<runtime::InstanceSpec> Instances::prepare_start(catalog::Branch 
     // Brings a volume back that was unmounted; without it there would seem to be no data.
     co_await services_.storage.find_volume(place.volume);
     co_await write_config(place, open);
-    const bool archives = co_await archives_now(place);
+    const postgres::OwnedConfig files = config(place, open);
+    const postgres::StartNeeds needs = co_await services_.data_directories.start_needs(files);
+    const bool archives = co_await archives_now(place, needs.minimal_wal);
     runtime::InstanceSpec spec;
     spec.branch_id = place.id;
     spec.name = place.volume;
@@ -207,6 +208,10 @@ asio::awaitable<runtime::InstanceSpec> Instances::prepare_start(catalog::Branch 
     spec.settings = postgres::owned_settings(spec.volume, endpoint(place), listen, place.volume,
                                              major_of(spec.engine.version),
                                              wal_settings(place, archives, recovery));
+    if (needs.prepared_transactions > 0) {
+        spec.settings.emplace_back("max_prepared_transactions",
+                                   std::to_string(needs.prepared_transactions));
+    }
     co_return spec;
 }
 

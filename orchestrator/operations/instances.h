@@ -92,7 +92,7 @@ class Instances {
                                                          std::optional<Recovery> recovery);
     asio::awaitable<void> write_config(catalog::Branch place, bool open);
     postgres::OwnedConfig config(const catalog::Branch& branch, bool open) const;
-    asio::awaitable<bool> archives_now(catalog::Branch place);
+    asio::awaitable<bool> archives_now(catalog::Branch place, bool minimal_wal);
     postgres::WalSettings wal_settings(const catalog::Branch& branch, bool archives,
                                        const std::optional<Recovery>& recovery) const;
     void show_wal(const catalog::Branch& branch, bool archives,

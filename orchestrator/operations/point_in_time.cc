@@ -159,6 +159,7 @@ PointInTime::Verdict PointInTime::verdict(const std::string& log) {
     if (says("requested recovery stop point is before consistent recovery point")) {
         return Verdict::kTargetBeforeBase;
     }
+    if (says("maximum number of prepared transactions reached")) return Verdict::kTooFewPlaces;
     // Asked before the next one: where a segment could not be had, PostgreSQL says so and no more.
     if (!last_helper_line(log).empty()) return Verdict::kWalBroken;
     if (says("recovery ended before configured recovery target was reached")) {
@@ -174,6 +175,13 @@ asio::awaitable<bool> PointInTime::heal(Restore& restore) {
     const wal::ArchiveRef archive = Instances::archive(source(restore));
     co_await services_.archives.note_damage(archive);
     co_await services_.archives.catch_up(archive, server);
+    co_return true;
+}
+
+asio::awaitable<bool> PointInTime::can_make_places(Restore& restore, std::filesystem::path data) {
+    const postgres::ControlFile control = co_await services_.data_directories.control_file(data);
+    if (control.max_prepared_transactions <= restore.prepared_transactions) co_return false;
+    restore.prepared_transactions = control.max_prepared_transactions;
     co_return true;
 }
 

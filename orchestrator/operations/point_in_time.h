@@ -26,12 +26,15 @@ struct Restore {
     std::uint64_t bytes = 0;      ///< of WAL from the one to the other
     bool is_behind_last = false;  ///< nothing was committed after the target: recover all there is
     bool was_healed = false;      ///< a damaged segment was archived anew, once
+    /// As many prepared transactions as there was no place for; the start behind it makes some.
+    std::uint32_t prepared_transactions = 0;
 
     bool is_wanted() const { return target.is_set(); }
 };
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Restore, target, source_incarnation,
                                                 own_snapshot_id, timeline, from, until,
-                                                segment_size, bytes, is_behind_last, was_healed)
+                                                segment_size, bytes, is_behind_last, was_healed,
+                                                prepared_transactions)
 
 /// Loop thread only.
 class PointInTime {
@@ -58,11 +61,15 @@ class PointInTime {
         kTargetBeforeBase,  ///< an older snapshot is needed (E6)
         kTargetBehindLast,  ///< the WAL is all there, and ends before the target (PITR-4)
         kWalBroken,         ///< a segment is missing or damaged
+        kTooFewPlaces,      ///< for the transactions that were prepared in that WAL (HYG-3)
         kOther,
     };
     static Verdict verdict(const std::string& log);
     /// Archives the source's WAL again; true when something may be whole now.
     asio::awaitable<bool> heal(Restore& restore);
+    /// True when the next start makes more places for prepared transactions than this one had: as
+    /// many as there were where the WAL was written, which recovery has noted in pg_control.
+    asio::awaitable<bool> can_make_places(Restore& restore, std::filesystem::path data);
     /// The newest base that is older than this one; empty when there is none.
     std::string older_base(const Restore& restore, const std::string& base_id) const;
     /// Names the segment, and what can still be restored.

@@ -24,6 +24,7 @@ constexpr std::size_t kCheckpoint = 32;
 constexpr std::size_t kRedo = 40;
 constexpr std::size_t kTimeline = 48;
 constexpr std::size_t kWalLevel = 172;
+constexpr std::size_t kMaxPreparedTransactions = 192;
 constexpr std::size_t kSegmentSize = 228;
 }  // namespace offset
 
@@ -86,6 +87,8 @@ ControlFile parse_control_file(std::string_view content) {
     control.segment_size = field<std::uint32_t>(content, offset::kSegmentSize);
     control.wal_level_minimal =
         field<std::uint32_t>(content, offset::kWalLevel) == kWalLevelMinimal;
+    control.max_prepared_transactions =
+        field<std::uint32_t>(content, offset::kMaxPreparedTransactions);
     return control;
 }
 

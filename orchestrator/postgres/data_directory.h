@@ -32,6 +32,7 @@ struct ControlFile {
     std::uint32_t timeline = 0;
     std::uint32_t segment_size = 0;
     bool wal_level_minimal = false;
+    std::uint32_t max_prepared_transactions = 0;  ///< that the server ran with
 };
 
 /// What a clone's first start is told.
@@ -56,6 +57,16 @@ struct OwnedConfig {
     std::string listen = "127.0.0.1";  ///< network.listen; beyond loopback takes TLS only
     /// The runtime publishes the port on `listen`, and clients appear to come from its gateway.
     bool published = false;
+};
+
+/// What the files of a data directory demand of its next start.
+struct StartNeeds {
+    /// It will run with wal_level=minimal, and PostgreSQL then refuses to start with archiving on.
+    bool minimal_wal = false;
+    /// As max_prepared_transactions, where its files say less and prepared transactions may be left
+    /// of the server that wrote them: PostgreSQL neither recovers nor starts with too few places
+    /// (HYG-3). 0: its files say enough.
+    std::uint32_t prepared_transactions = 0;
 };
 
 class DataDirectories {
@@ -83,9 +94,7 @@ class DataDirectories {
     /// kInvalid `setting_owned`, `setting_invalid`.
     virtual asio::awaitable<void> write_owned_config(const OwnedConfig& config) = 0;
 
-    /// Whether PostgreSQL will run with wal_level=minimal, as its files say: it then refuses to
-    /// start with archiving on.
-    virtual asio::awaitable<bool> has_minimal_wal(const OwnedConfig& config) = 0;
+    virtual asio::awaitable<StartNeeds> start_needs(const OwnedConfig& config) = 0;
 
     /// NA-5: copies the WAL segments from `start` up to `stop` of `timeline` from the source's
     /// pg_wal into the target's, verifying size and page address of each; kCorrupt `wal_missing`

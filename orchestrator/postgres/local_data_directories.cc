@@ -3,6 +3,8 @@
 
 #include <fmt/format.h>
 
+#include <charconv>
+
 #include "orchestrator/base/error.h"
 #include "orchestrator/postgres/hygiene.h"
 #include "orchestrator/postgres/settings.h"
@@ -15,7 +17,6 @@ namespace {
 
 constexpr std::size_t kHistoryMax = 4U << 20U;
 constexpr std::size_t kConfMax = 4U << 20U;
-constexpr const char* kWalLevel = "wal_level";
 
 Tree data_of(const Tree& volume) {
     auto data = volume.sub("data");
@@ -69,6 +70,37 @@ void check(const std::filesystem::path& path, bool running) {
     }
 }
 
+/// As the files say it, the last of them to say anything; files that they include are not looked
+/// at.
+std::optional<std::string> configured(const Tree& data, const OwnedConfig& config,
+                                      const std::string& setting) {
+    std::optional<std::string> value;
+    const auto read = [&](const char* file) {
+        const auto found = setting_in(data.read(file, kConfMax).value_or(""), setting);
+        if (found) value = found;
+    };
+    read("postgresql.conf");
+    const auto ours = config.settings.find(setting);
+    if (ours != config.settings.end()) value = ours->second;
+    read("postgresql.auto.conf");
+    return value;
+}
+
+StartNeeds needs_of(const Tree& data, const OwnedConfig& config) {
+    StartNeeds needs;
+    needs.minimal_wal = configured(data, config, "wal_level") == "minimal";
+    const ControlFile control = read_control_file(data);
+    // A clean stop leaves each of them in a file; after any other they may be in the WAL alone.
+    if (control.cleanly_shut_down && data.list("pg_twophase").empty()) return needs;
+    const std::string says = configured(data, config, "max_prepared_transactions").value_or("0");
+    std::uint32_t places = 0;  // as when it cannot be read
+    std::from_chars(says.data(), says.data() + says.size(), places);
+    if (places < control.max_prepared_transactions) {
+        needs.prepared_transactions = control.max_prepared_transactions;
+    }
+    return needs;
+}
+
 }  // namespace
 
 const BackupExclusions& backup_exclusions() {
@@ -116,20 +148,8 @@ asio::awaitable<void> LocalDataDirectories::write_owned_config(const OwnedConfig
     co_await pool_.run(std::move(work));
 }
 
-asio::awaitable<bool> LocalDataDirectories::has_minimal_wal(const OwnedConfig& config) {
-    auto work = [config] {
-        const Tree data = data_of(Tree(config.volume));
-        std::string level;
-        const auto read = [&](const char* file) {
-            const auto found = setting_in(data.read(file, kConfMax).value_or(""), kWalLevel);
-            if (found) level = *found;
-        };
-        read("postgresql.conf");
-        const auto configured = config.settings.find(kWalLevel);
-        if (configured != config.settings.end()) level = configured->second;
-        read("postgresql.auto.conf");
-        return level == "minimal";
-    };
+asio::awaitable<StartNeeds> LocalDataDirectories::start_needs(const OwnedConfig& config) {
+    auto work = [config] { return needs_of(data_of(Tree(config.volume)), config); };
     co_return co_await pool_.run(std::move(work));
 }
 

@@ -17,7 +17,7 @@ class LocalDataDirectories final : public DataDirectories {
     asio::awaitable<void> prepare_clone(const CloneSpec& spec) override;
     asio::awaitable<void> mark_prepared(const CloneSpec& spec) override;
     asio::awaitable<void> write_owned_config(const OwnedConfig& config) override;
-    asio::awaitable<bool> has_minimal_wal(const OwnedConfig& config) override;
+    asio::awaitable<StartNeeds> start_needs(const OwnedConfig& config) override;
     asio::awaitable<void> copy_wal(const std::filesystem::path& source_data,
                                    const std::filesystem::path& target_data,
                                    const BackupStart& start, Lsn stop) override;

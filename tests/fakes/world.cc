@@ -368,9 +368,10 @@ class FakeDataDirectories final : public postgres::DataDirectories {
         volume.open = config.open;
         co_return;
     }
-    asio::awaitable<bool> has_minimal_wal(const postgres::OwnedConfig& config) override {
+    asio::awaitable<postgres::StartNeeds> start_needs(
+        const postgres::OwnedConfig& config) override {
         world_.at(config.volume / "data");
-        co_return false;
+        co_return postgres::StartNeeds{};
     }
     asio::awaitable<void> copy_wal(const std::filesystem::path& source,
                                    const std::filesystem::path& target,

@@ -295,6 +295,35 @@ TEST_P(RecoveryTraps, BranchesWithLowerSettingsThanTheirParentRecoverAllTheSame)
     }
 }
 
+/// A prepared transaction needs a place wherever it comes to be (HYG-3): where there are too few of
+/// them PostgreSQL neither recovers nor starts.
+TEST_P(RecoveryTraps, APreparedTransactionFindsAPlaceInEveryBranch) {
+    const std::string main = ledger_database("shop");
+    host().bpg_json({"snapshot", "create", main});
+    host().bpg_json({"branch", "set", main, "--pg", "max_prepared_transactions=5"});
+    write(main, 2);
+    execute_alone(host().url(main),
+                  "BEGIN; INSERT INTO ledger (note) VALUES ('prepared'); PREPARE TRANSACTION 'p'");
+    write(main, 2);
+    const Ledger ledger = ledger_of(main);
+    ASSERT_EQ(ledger.size(), 4U);
+    create("shop/copy");
+    restore("shop/then", main, ledger.back().second);  // from a snapshot that has no place at all
+    host().bpg_json({"restart", "shop/copy"});
+    host().bpg_json({"stop", "shop/then", "--force"});  // what it holds is in the WAL alone
+    host().bpg_json({"start", "shop/then"});
+    for (const char* ref : {"shop/copy", "shop/then"}) {
+        const std::string url = host().url(ref);
+        EXPECT_EQ(rows(ref).size(), 4U) << ref;
+        EXPECT_EQ(query_value(url, "SELECT gid FROM pg_prepared_xacts"), "p") << ref;
+        execute_alone(url, "COMMIT PREPARED 'p'");
+        EXPECT_EQ(rows(ref).size(), 5U) << ref;
+        host().bpg_json({"restart", ref});
+        EXPECT_EQ(show(ref, "max_prepared_transactions"), "0") << ref << ": nothing needs them";
+    }
+    EXPECT_EQ(query_number(host().url(main), "SELECT count(*) FROM pg_prepared_xacts"), 1);
+}
+
 /// A logical slot stops a server whose wal_level is not logical, as a branch's is (E42); any slot
 /// keeps WAL for a reader who never comes.
 TEST_P(RecoveryTraps, SlotsStayWithTheParentAndPinNoWalOfABranch) {

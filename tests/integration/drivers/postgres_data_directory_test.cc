@@ -78,7 +78,7 @@ std::string in_controldata(const std::string& output, const std::string& name) {
 TEST_F(DataDirectory, ControlFileSaysWhatPgControldataSays) {
     if (!Drivers::bin_dir().empty()) GTEST_SKIP() << "a chosen PostgreSQL has no pg_controldata";
     Instance instance(drivers_);
-    instance.start_ready();
+    instance.start_ready({{"max_prepared_transactions", "3"}});
     instance.sql("SELECT pg_switch_wal()");
     instance.sql("CHECKPOINT");
     const auto control = drivers_.run(drivers_.directories.control_file(instance.data()));
@@ -94,6 +94,8 @@ TEST_F(DataDirectory, ControlFileSaysWhatPgControldataSays) {
               in_controldata(output, "Latest checkpoint's TimeLineID"));
     EXPECT_EQ(std::to_string(control.segment_size),
               in_controldata(output, "Bytes per WAL segment"));
+    EXPECT_EQ(std::to_string(control.max_prepared_transactions),
+              in_controldata(output, "max_prepared_xacts setting"));
     EXPECT_EQ(in_controldata(output, "Database cluster state"), "in production");
     EXPECT_FALSE(control.cleanly_shut_down);
     EXPECT_FALSE(control.wal_level_minimal);
@@ -200,6 +202,35 @@ TEST_F(DataDirectory, WithoutANewTimelineACleanCopyKeepsItsUnloggedRows) {
     prepare(spec);
     EXPECT_EQ(clone.start_ready().timeline, 1U);
     EXPECT_EQ(clone.sql("SELECT count(*) FROM u"), "10");
+}
+
+/// PostgreSQL does not start with fewer places than there are prepared transactions (HYG-3).
+TEST_F(DataDirectory, TheNextStartNeedsAPlaceForEachPreparedTransaction) {
+    Instance instance(drivers_);
+    auto config = instance.config(false);
+    const auto places = [&](const std::map<std::string, std::string>& settings = {}) {
+        config.settings = settings;
+        return drivers_.run(drivers_.directories.start_needs(config)).prepared_transactions;
+    };
+    const char* const name = "max_prepared_transactions";
+    EXPECT_EQ(places(), 0U);
+    instance.start_ready({{name, "4"}});
+    instance.sql("BEGIN; CREATE TABLE t(i int); PREPARE TRANSACTION 'p'");
+    instance.kill();
+    EXPECT_EQ(places(), 4U) << "it is in the WAL";
+    instance.start_ready({{name, "4"}});
+    instance.stop();
+    EXPECT_EQ(places(), 4U) << "it is in a file";
+    EXPECT_EQ(places({{name, "3"}}), 4U);
+    EXPECT_EQ(places({{name, "4"}}), 0U) << "its files say enough";
+    instance.start_ready({{name, std::to_string(places())}});
+    instance.sql("ALTER SYSTEM SET max_prepared_transactions = 9");
+    EXPECT_EQ(places(), 0U);
+    instance.sql("ALTER SYSTEM RESET max_prepared_transactions");
+    EXPECT_EQ(places(), 4U);
+    instance.sql("COMMIT PREPARED 'p'");
+    instance.stop();
+    EXPECT_EQ(places(), 0U) << "nothing is left of it";
 }
 
 TEST_F(DataDirectory, RefusesASymbolicLinkInPlaceOfAFileItWrites) {

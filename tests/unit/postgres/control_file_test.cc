@@ -27,6 +27,7 @@ std::string control_of(std::uint32_t version) {
     put<std::uint64_t>(content, 40, 0x3000028);
     put<std::uint32_t>(content, 48, 3);
     put<std::uint32_t>(content, 172, 1);  // replica
+    put<std::uint32_t>(content, 192, 7);
     put<std::uint32_t>(content, 228, 16U << 20U);
     const std::size_t crc_at = version == 1800 ? 292 : 288;
     put(content, crc_at, crc32c(std::string_view(content).substr(0, crc_at)));
@@ -57,6 +58,7 @@ TEST(ControlFile, IsReadInTheLayoutOfEveryVersion) {
         EXPECT_EQ(control.timeline, 3U);
         EXPECT_EQ(control.segment_size, 16U << 20U);
         EXPECT_FALSE(control.wal_level_minimal);
+        EXPECT_EQ(control.max_prepared_transactions, 7U);
         EXPECT_TRUE(control_file_is_whole(control_of(version)));
     }
 }
