@@ -429,7 +429,7 @@ struct Case {
     bool several = false;    ///< also with a step that fails in one of the jobs only
     bool snapshots_hold = true;
     std::chrono::milliseconds keep{0};  ///< trash.keep
-    unsigned one_in = 1;                ///< the short form takes one in so many runs
+    unsigned one_in = 4;                ///< the short form takes one in so many runs
     Check check = {};
 };
 
@@ -795,7 +795,7 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverTheDaemonVanishes) {
 
 TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhenTheResumedRunVanishesToo) {
     // Of three jobs at once the pairs are too many for one evening: a sample in the long form too.
-    Sample firsts(GetParam().several ? 24 : GetParam().one_in);
+    Sample firsts(GetParam().several ? 48 : GetParam().one_in);
     Sample seconds(16, GetParam().several ? 24 : 1);
     SCOPED_TRACE(seconds.seed());
     SCOPED_TRACE(firsts.seed());
@@ -817,7 +817,7 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhenTheResumedRunVanishesToo) {
 }
 
 TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverItIsCancelled) {
-    Sample cancels(GetParam().several ? 3 : GetParam().one_in);
+    Sample cancels(GetParam().several ? 6 : GetParam().one_in);
     Sample crashes(8, GetParam().several ? 12 : 1);
     SCOPED_TRACE(cancels.seed());
     SCOPED_TRACE(crashes.seed());
