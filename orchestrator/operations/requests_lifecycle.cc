@@ -631,8 +631,12 @@ asio::awaitable<jobs::Job> Requests::restart_with(Branch branch, EndpointSetting
 asio::awaitable<jobs::Job> Requests::snapshot(std::string ref, std::string label,
                                               std::string created_by, RequestKey key) {
     check_label(label);
-    const Branch branch = services_.catalog.branch(ref);
-    refuse_in_between(branch, ref);
+    const auto look = [&]() -> Branch {
+        const Branch& found = services_.catalog.branch(ref);
+        refuse_in_between(found, ref);
+        return found;
+    };
+    look();
     if (!services_.storage.atomic()) {
         throw Error(
             ErrorKind::kInvalid, "snapshot_unsupported",
@@ -641,6 +645,7 @@ asio::awaitable<jobs::Job> Requests::snapshot(std::string ref, std::string label
     }
     refuse(co_await shortage(SnapshotTake::kName));
     co_await require_pool_space(services_, 0);
+    const Branch branch = look();  // both of them waited: a delete may have come in between
     SnapshotTake::State state;
     state.branch_id = branch.id;
     state.snapshot_id = new_id();
