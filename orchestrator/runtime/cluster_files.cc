@@ -27,6 +27,7 @@ void begin_cluster(const std::filesystem::path& data, FileOwner user) {
     const auto aside = unfinished_cluster(data);
     remove_tree(data);
     remove_tree(aside);
+    remove_tree(init_log(data));
     ensure_directory(aside, 0700, user);
 }
 
@@ -38,10 +39,29 @@ void finish_cluster(const std::filesystem::path& data) {
     }
     const UniqueFd directory = open_directory(aside);
     if (::syncfs(directory.get()) != 0) throw errno_error("sync " + aside.native(), errno);
+    remove_tree(init_log(data));
     if (::rename(aside.c_str(), data.c_str()) != 0) {
         throw errno_error("rename " + aside.native(), errno);
     }
     fsync_directory(data.parent_path());
+}
+
+std::filesystem::path init_log(const std::filesystem::path& data) {
+    std::filesystem::path log = unfinished_cluster(data);
+    log += ".log";
+    return log;
+}
+
+InitOutcome init_outcome(const std::filesystem::path& data) {
+    constexpr std::size_t kWordsMax = 64U << 10U;
+    const std::string words = read_file(init_log(data), kWordsMax).value_or("");
+    const std::string boot = boot_id() + "\n";
+    if (!words.starts_with(boot)) return {};
+    InitOutcome outcome;
+    outcome.said = words.substr(boot.size());
+    outcome.succeeded = outcome.said.find("\nSuccess. You can now start") != std::string::npos &&
+                        is_finished_cluster(unfinished_cluster(data));
+    return outcome;
 }
 
 std::string boot_id() {

@@ -23,6 +23,15 @@ void begin_cluster(const std::filesystem::path& data, FileOwner user);
 std::filesystem::path unfinished_cluster(const std::filesystem::path& data);
 /// After initdb: one sync of the file system, then the rename.
 void finish_cluster(const std::filesystem::path& data);
+/// Where the words of an initdb go that may outlive who started it, another file beside. Its first
+/// line is boot_id(): of an earlier boot, a power cut may have taken what initdb wrote.
+std::filesystem::path init_log(const std::filesystem::path& data);
+/// What initdb said in that file, and whether it got through: its last words, and a whole cluster.
+struct InitOutcome {
+    bool succeeded = false;
+    std::string said;
+};
+InitOutcome init_outcome(const std::filesystem::path& data);
 
 /// The host's boot. What was written in an earlier one and not synced may be gone.
 std::string boot_id();

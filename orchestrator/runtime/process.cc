@@ -63,20 +63,24 @@ bool lives(pid_t pid, std::uint64_t start_time) {
     return !facts->zombie;
 }
 
-/// What initdb said.
-std::string make_data_directory(const std::filesystem::path& bin_dir, const InitSpec& spec,
-                                FileOwner user) {
-    if (is_finished_cluster(spec.data_directory)) return {};
+/// initdb at work on an empty directory; its pid. It may outlive us.
+pid_t begin_init(const std::filesystem::path& bin_dir, const InitSpec& spec, FileOwner user) {
     begin_cluster(spec.data_directory, user);
     std::vector<std::string> argv = initdb_arguments(spec.data_directory, spec.locale);
     argv.insert(argv.begin(), (bin_dir / "initdb").native());
-    Command command;
+    DetachedCommand command;
     command.argv = as_user(user, std::move(argv));
-    command.deadline = kInitDeadline;
-    const CommandResult result = run_command(command);
-    if (!result.ok()) throw initdb_failed(result.explain(command), result.err);
-    finish_cluster(spec.data_directory);
-    return result.out + result.err;
+    command.log_path = init_log(spec.data_directory);
+    append_log(command.log_path, boot_id() + "\n");
+    return spawn_detached(command);
+}
+
+/// What initdb said.
+std::string finish_init(const std::filesystem::path& data) {
+    InitOutcome outcome = init_outcome(data);
+    if (!outcome.succeeded) throw initdb_failed("initdb did not get through", outcome.said);
+    finish_cluster(data);
+    return outcome.said;
 }
 
 /// postmaster.pid of an instance that was killed may name a pid that is another process by now,
@@ -241,31 +245,52 @@ asio::awaitable<std::filesystem::path> ProcessRuntime::bin_dir_for(std::string v
 
 asio::awaitable<std::string> ProcessRuntime::init_data_directory(const InitSpec& spec) {
     const auto bin_dir = co_await bin_dir_for(spec.engine.version);
-    std::filesystem::path unfinished = unfinished_cluster(spec.data_directory);
-    co_await end_orphan(std::move(unfinished));
-    auto work = [bin_dir, spec, user = user_] {
-        if (!is_finished_cluster(spec.data_directory)) {
-            const auto users = processes_in(spec.data_directory);
-            if (!users.empty()) throw directory_in_use(spec.data_directory, users.front());
-        }
-        return make_data_directory(bin_dir, spec, user);
+    const std::filesystem::path data = spec.data_directory;
+    auto look = [&data] {
+        if (is_finished_cluster(data)) return true;
+        const auto users = processes_in(data);
+        if (!users.empty()) throw directory_in_use(data, users.front());
+        return false;
     };
-    co_return co_await pool_.run(std::move(work));
+    if (co_await pool_.run(std::move(look))) co_return std::string();
+    // One that a bpgd had begun which was killed since goes on, and counts.
+    co_await end_inits(data, kInitDeadline);
+    auto finish_earlier = [&data]() -> std::optional<std::string> {
+        if (!init_outcome(data).succeeded) return std::nullopt;
+        return finish_init(data);
+    };
+    if (const auto said = co_await pool_.run(std::move(finish_earlier))) co_return *said;
+
+    auto begin = [&bin_dir, &spec, user = user_] {
+        const pid_t pid = begin_init(bin_dir, spec, user);
+        const auto facts = process_facts(pid);
+        return Identity{pid, facts ? facts->start_time : 0};
+    };
+    const Identity own = co_await pool_.run(std::move(begin));
+    co_await end_init(own, kInitDeadline);
+    co_await wait_for_free_directory(unfinished_cluster(data));
+    auto finish = [&data] { return finish_init(data); };
+    co_return co_await pool_.run(std::move(finish));
 }
 
-/// An initdb of a bpgd that was killed goes on; and once it fails, for what it made was removed, it
-/// removes what it finds under its path: the work of the next one.
-asio::awaitable<void> ProcessRuntime::end_orphan(std::filesystem::path unfinished) {
+/// Waits for the end of every initdb that makes this data directory, and of what they started.
+asio::awaitable<void> ProcessRuntime::end_inits(std::filesystem::path data, milliseconds patience) {
+    const std::filesystem::path unfinished = unfinished_cluster(data);
     auto look = [&unfinished] { return find_servers_of(unfinished); };
     const std::vector<ProcessFacts> found = co_await pool_.run(std::move(look));
-    for (const ProcessFacts& one : found) {
-        const auto watch = Watch::open(executor_, Identity{one.pid, one.start_time});
-        if (!watch) continue;
-        watch->signal(SIGKILL);
-        co_await wait_for_end(watch, kKillPatience);
-    }
+    for (const ProcessFacts& one : found)
+        co_await end_init(Identity{one.pid, one.start_time}, patience);
     // The server that it talked to ends when its input does.
-    co_await wait_for_free_directory(std::move(unfinished));
+    co_await wait_for_free_directory(unfinished);
+}
+
+/// After `patience` it is killed.
+asio::awaitable<void> ProcessRuntime::end_init(Identity process, milliseconds patience) {
+    const auto watch = Watch::open(executor_, process);
+    if (!watch) co_return;
+    if (patience.count() > 0 && co_await wait_for_end(watch, patience)) co_return;
+    watch->signal(SIGKILL);
+    co_await wait_for_end(watch, kKillPatience);
 }
 
 asio::awaitable<void> ProcessRuntime::start(const InstanceSpec& spec) {
@@ -379,6 +404,12 @@ asio::awaitable<void> ProcessRuntime::remove(const InstanceRef& instance) {
     if (process.pid != 0) {
         throw Error(ErrorKind::kConflict, "still_running", "this instance cannot be removed",
                     fmt::format("it runs as process {}", process.pid), "stop it first");
+    }
+    auto look = [data = instance.data_directory] {
+        return std::filesystem::exists(unfinished_cluster(data));
+    };
+    if (co_await pool_.run(std::move(look))) {
+        co_await end_inits(instance.data_directory, milliseconds(0));
     }
     if (instance.socket_directory.empty()) co_return;
     auto work = [directory = instance.socket_directory] { remove_tree(directory); };

@@ -69,7 +69,8 @@ class ProcessRuntime final : public Runtime {
     /// The running postmaster; pid 0 when there is none.
     asio::awaitable<Identity> find(Key key);
     asio::awaitable<std::filesystem::path> bin_dir_for(std::string version);
-    asio::awaitable<void> end_orphan(std::filesystem::path unfinished);
+    asio::awaitable<void> end_inits(std::filesystem::path data, std::chrono::milliseconds patience);
+    asio::awaitable<void> end_init(Identity process, std::chrono::milliseconds patience);
     asio::awaitable<void> wait_for_free_directory(std::filesystem::path data_directory);
     asio::awaitable<bool> end_process(std::shared_ptr<Watch> watch, StopMode mode,
                                       std::chrono::milliseconds timeout);

@@ -125,8 +125,8 @@ class Runtime {
     virtual Reach reach(const std::string& listen) const = 0;
 
     /// initdb: UTF8, data checksums, superuser `postgres`. A finished cluster is left; anything
-    /// else in the data directory is removed first, but for the work of a container that a bpgd
-    /// made which was killed since: that goes on, and counts. What initdb said, for the log of the
+    /// else in the data directory is removed first, but for the work of an initdb that a bpgd
+    /// began which was killed since: that goes on, and counts. What initdb said, for the log of the
     /// job.
     virtual asio::awaitable<std::string> init_data_directory(const InitSpec& spec) = 0;
 
@@ -143,7 +143,7 @@ class Runtime {
     virtual asio::awaitable<void> stop(const InstanceRef& instance, StopMode mode,
                                        std::chrono::milliseconds timeout) = 0;
     /// Removes what is left of a stopped instance and of an interrupted init_data_directory() or
-    /// prepare_engine() (socket directory, containers), not its data.
+    /// prepare_engine() (socket directory, containers, initdb at work), not its data.
     virtual asio::awaitable<void> remove(const InstanceRef& instance) = 0;
     /// Makes it read its hba file again (SIGHUP).
     virtual asio::awaitable<void> reload(const InstanceRef& instance) = 0;

@@ -61,29 +61,83 @@ TEST_F(RuntimeProcess, InitMakesAClusterWithChecksumsAndLeavesAFinishedOneAlone)
     EXPECT_EQ(instance.sql("SELECT 1"), "1");
 }
 
-TEST_F(RuntimeProcess, AnInitWhoseBpgdWasKilledIsEndedBeforeTheNextBegins) {
-    Instance instance(drivers_, Instance::From::kNothing);
-    const runtime::InitSpec spec = instance.init_spec();
-    const fs::path aside = runtime::unfinished_cluster(spec.data_directory);
-    runtime::begin_cluster(spec.data_directory, spec.engine.user);
-    // It goes on without who started it.
-    runtime::Installations installations(Drivers::bin_dir());
-    const auto installed = installations.find();
-    const auto* chosen = runtime::choose_for_data(installed, spec.engine.version);
-    std::vector<std::string> argv = runtime::initdb_arguments(spec.data_directory, spec.locale);
-    argv.insert(argv.begin(), (chosen->bin_dir / "initdb").native());
-    DetachedCommand orphan;
-    orphan.argv = runtime::as_user(spec.engine.user, std::move(argv));
-    orphan.log_path = instance.log();
-    const pid_t pid = spawn_detached(orphan);
-    ASSERT_TRUE(soon([&] { return fs::exists(aside / "global/pg_control"); }));
+/// An initdb that a bpgd began which was killed since, of this boot unless another is given.
+class OrphanedInit {
+  public:
+    OrphanedInit(const runtime::InitSpec& spec, const std::string& boot = runtime::boot_id())
+        : data_(spec.data_directory) {
+        runtime::begin_cluster(data_, spec.engine.user);
+        runtime::Installations installations(Drivers::bin_dir());
+        const auto installed = installations.find();
+        const auto* chosen = runtime::choose_for_data(installed, spec.engine.version);
+        std::vector<std::string> argv = runtime::initdb_arguments(data_, spec.locale);
+        argv.insert(argv.begin(), (chosen->bin_dir / "initdb").native());
+        DetachedCommand command;
+        command.argv = runtime::as_user(spec.engine.user, std::move(argv));
+        command.log_path = runtime::init_log(data_);
+        std::ofstream(command.log_path) << boot << "\n";
+        pid_ = spawn_detached(command);
+        EXPECT_TRUE(soon([&] { return fs::exists(control_file()); }));
+    }
+    fs::path control_file() const {
+        return runtime::unfinished_cluster(data_) / "global" / "pg_control";
+    }
+    pid_t pid() const { return pid_; }
+    void wait() const { EXPECT_EQ(::waitpid(pid_, nullptr, 0), pid_); }
 
-    drivers_.run(drivers_.runtime.init_data_directory(spec));
-    EXPECT_FALSE(process_life(pid)) << "it runs still";
-    EXPECT_EQ(read_file(instance.log(), 1 << 16).value_or("").find("Success."), std::string::npos)
-        << "it was through before the other began";
-    instance.start_ready();
-    EXPECT_EQ(instance.sql("SELECT count(*) FROM pg_database"), "3");
+  private:
+    fs::path data_;
+    pid_t pid_ = 0;
+};
+
+ino_t number_of(const fs::path& file) {
+    struct stat facts{};
+    EXPECT_EQ(::stat(file.c_str(), &facts), 0) << file;
+    return facts.st_ino;
+}
+
+TEST_F(RuntimeProcess, AnInitWhoseBpgdWasKilledGoesOnAndCounts) {
+    for (const bool is_through : {false, true}) {
+        Instance instance(drivers_, Instance::From::kNothing);
+        const runtime::InitSpec spec = instance.init_spec();
+        const OrphanedInit orphan(spec);
+        const ino_t version =
+            number_of(orphan.control_file().parent_path().parent_path() / "PG_VERSION");
+        if (is_through) orphan.wait();
+        const std::string said = drivers_.run(drivers_.runtime.init_data_directory(spec));
+        EXPECT_NE(said.find("Success."), std::string::npos) << said;
+        EXPECT_FALSE(process_life(orphan.pid())) << "it runs still";
+        EXPECT_EQ(number_of(instance.data() / "PG_VERSION"), version) << "it began anew";
+        EXPECT_FALSE(fs::exists(runtime::init_log(instance.data())));
+        instance.start_ready();
+        EXPECT_EQ(instance.sql("SELECT count(*) FROM pg_database"), "3");
+    }
+}
+
+TEST_F(RuntimeProcess, AnInitThatDiedOrIsOfAnEarlierBootIsBegunAnew) {
+    for (const bool has_died : {false, true}) {
+        Instance instance(drivers_, Instance::From::kNothing);
+        const runtime::InitSpec spec = instance.init_spec();
+        const OrphanedInit orphan(spec, has_died ? runtime::boot_id() : "another");
+        if (has_died) ::kill(orphan.pid(), SIGKILL);
+        orphan.wait();
+        const fs::path left = runtime::unfinished_cluster(instance.data()) / "left";
+        std::ofstream(left) << "of the one before";
+        drivers_.run(drivers_.runtime.init_data_directory(spec));
+        EXPECT_FALSE(fs::exists(instance.data() / "left"));
+        EXPECT_FALSE(fs::exists(runtime::init_log(instance.data())));
+        instance.start_ready();
+        EXPECT_EQ(instance.sql("SELECT count(*) FROM pg_database"), "3");
+    }
+}
+
+TEST_F(RuntimeProcess, RemovingEndsAnInitAtWork) {
+    Instance instance(drivers_, Instance::From::kNothing);
+    const OrphanedInit orphan(instance.init_spec());
+    drivers_.run(drivers_.runtime.remove(instance.ref()));
+    EXPECT_FALSE(process_life(orphan.pid())) << "it runs still";
+    EXPECT_EQ(runtime::processes_in(runtime::unfinished_cluster(instance.data())),
+              std::vector<pid_t>{});
 }
 
 TEST_F(RuntimeProcess, InitWithAnUnknownLocaleSaysSo) {
