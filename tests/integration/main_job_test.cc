@@ -12,7 +12,10 @@
 namespace bpg::test {
 namespace {
 
+/// What every pair of drivers is tried with.
 class MainJob : public HostSuite<MainJob> {};
+/// What each driver is tried with, in whatever pair.
+class Branches : public HostSuite<Branches> {};
 
 /// pgbench's scale factor: so many times 100,000 accounts, about 15 MB each.
 int scale() {
@@ -110,7 +113,7 @@ TEST_P(MainJob, AnswersOverTcpWithItsUrlTheMomentTheCommandReturns) {
     remove("app/now");
 }
 
-TEST_P(MainJob, ParentsPasswordDoesNotOpenTheBranch) {
+TEST_P(Branches, ParentsPasswordDoesNotOpenTheBranch) {
     const std::string main = database_with_items("app", 10);
     create("app/locked");
     const std::string parent_url = host().url(main);
@@ -130,7 +133,7 @@ TEST_P(MainJob, ParentsPasswordDoesNotOpenTheBranch) {
     remove("app/locked");
 }
 
-TEST_P(MainJob, WritesNeverCrossBetweenParentAndBranch) {
+TEST_P(Branches, WritesNeverCrossBetweenParentAndBranch) {
     const std::string main = database_with_items("app", 100);
     create("app/apart");
     const std::string parent_url = host().url(main);
@@ -161,7 +164,7 @@ TEST_P(MainJob, BranchOfABranchHasTheBranchsData) {
     remove("app/first");
 }
 
-TEST_P(MainJob, BranchOfAStoppedParentIsCleanAndKeepsUnloggedRows) {
+TEST_P(Branches, BranchOfAStoppedParentIsCleanAndKeepsUnloggedRows) {
     const std::string main = database_with_items("still", 30);
     execute(host().url(main),
             "CREATE UNLOGGED TABLE IF NOT EXISTS volatile AS SELECT generate_series(1, 1000) AS n");
@@ -180,7 +183,7 @@ TEST_P(MainJob, BranchOfAStoppedParentIsCleanAndKeepsUnloggedRows) {
     remove_database("still");
 }
 
-TEST_P(MainJob, BranchOfARunningParentEmptiesUnloggedTablesAndSaysSo) {
+TEST_P(Branches, BranchOfARunningParentEmptiesUnloggedTablesAndSaysSo) {
     const std::string main = database_with_items("app", 5);
     execute(host().url(main), "CREATE UNLOGGED TABLE passing AS SELECT generate_series(1, 9) AS n");
     const Json branch = create("app/lossy");
@@ -192,7 +195,7 @@ TEST_P(MainJob, BranchOfARunningParentEmptiesUnloggedTablesAndSaysSo) {
     remove("app/lossy");
 }
 
-TEST_P(MainJob, FastIsHonest) {
+TEST_P(Branches, FastIsHonest) {
     const std::string main = database_with_items("app", 50);
     if (!atomic()) {
         const auto refused = host().bpg_error({"branch", "create", "app/fast", "--fast"});
@@ -211,7 +214,7 @@ TEST_P(MainJob, FastIsHonest) {
     remove("app/fast");
 }
 
-TEST_P(MainJob, NewBranchCostsLessThanAMebibyteBeyondItsWal) {
+TEST_P(Branches, NewBranchCostsLessThanAMebibyteBeyondItsWal) {
     if (!atomic()) {
         // A full copy costs a full copy; what must hold is that it says so.
         database_with_items("app", 10);
@@ -302,7 +305,7 @@ TEST_P(MainJob, StoppedAndStartedBranchKeepsDataPortAndPassword) {
     remove("app/pause");
 }
 
-TEST_P(MainJob, AVolumeOfSomebodyElseIsReportedAndNeverTouchedAndNothingStaysLocked) {
+TEST_P(Branches, AVolumeOfSomebodyElseIsReportedAndNeverTouchedAndNothingStaysLocked) {
     if (!host().on_zfs()) return;  // a directory under our name: the suites of the drivers
     const std::string main = database_with_items("app", 5);
     const std::string dataset = host().dataset_base() + "/app-taken";
@@ -317,7 +320,7 @@ TEST_P(MainJob, AVolumeOfSomebodyElseIsReportedAndNeverTouchedAndNothingStaysLoc
     remove("app/taken");
 }
 
-TEST_P(MainJob, StartingWhatRunsChangesNothingEvenWhenItFails) {
+TEST_P(Branches, StartingWhatRunsChangesNothingEvenWhenItFails) {
     const std::string main = database_with_items("app", 5);
     const pid_t pid = host().postmaster(main).pid;
     EXPECT_TRUE(host().bpg({"start", main}).ok());
@@ -339,6 +342,17 @@ INSTANTIATE_TEST_SUITE_P(Zfs, MainJob, ::testing::Values(DriverPair{"zfs", "proc
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, MainJob, ::testing::Values(DriverPair{"zfs", "docker"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(BtrfsDocker, MainJob, ::testing::Values(DriverPair{"btrfs", "docker"}),
+                         pair_name);
+
+INSTANTIATE_TEST_SUITE_P(Btrfs, Branches, ::testing::Values(DriverPair{"btrfs", "process"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(Copy, Branches, ::testing::Values(DriverPair{"copy", "process"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(Zfs, Branches, ::testing::ValuesIn(when_long({"zfs", "process"})),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(ZfsDocker, Branches, ::testing::Values(DriverPair{"zfs", "docker"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(BtrfsDocker, Branches, ::testing::ValuesIn(when_long({"btrfs", "docker"})),
                          pair_name);
 
 }  // namespace

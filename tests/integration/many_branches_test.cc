@@ -41,8 +41,8 @@ class ManyBranches : public HostSuite<ManyBranches> {
 };
 
 TEST_P(ManyBranches, AreListedFast) {
-    const int stopped = long_mode() ? 200 : 40;
-    const int running = long_mode() ? 20 : 8;
+    const int stopped = long_mode() ? 200 : 20;
+    const int running = long_mode() ? 20 : 4;
     database("many");
     make(stopped, "stopped", {"--stopped"});
     make(running, "running", {});
@@ -62,7 +62,7 @@ TEST_P(ManyBranches, AreListedFast) {
 }
 
 TEST_P(ManyBranches, AreScrapedInLittleTimeAndLessOfTheLoop) {
-    const int stopped = long_mode() ? 500 : 50;
+    const int stopped = long_mode() ? 500 : 30;
     database("many");
     make(stopped, "stopped", {"--stopped"});
     const MetricsText before(host().metrics());

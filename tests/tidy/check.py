@@ -144,6 +144,24 @@ def check_every_source_is_built(tree):
             yield path, 1, "is in no target: nothing compiles it"
 
 
+LONG_ONLY = "tests/long_only"
+
+
+def check_long_only(tree):
+    """Each pattern of that list fits a test that there is; a stale one would leave out nothing."""
+    instances, names = set(), set()
+    for _, text in tree.select(("tests/integration/",), (".cc",)):
+        instances.update(re.findall(r"INSTANTIATE_TEST_SUITE_P\(\s*(\w+),\s*(\w+),", text))
+        names.update(re.findall(r"TEST_P\((\w+),\s*(\w+)\)", text))
+    tests = [f"{instance}/{suite}.{name}" for instance, suite in instances
+             for of, name in names if of == suite]
+    for path, text in tree.select((LONG_ONLY,), ("",)):
+        for number, line in enumerate(text.split("\n"), 1):
+            pattern = line.split("#")[0].strip()
+            if pattern and not fnmatch.filter(tests, pattern):
+                yield path, number, f"{pattern} fits no test"
+
+
 # ---- how a file looks ---------------------------------------------------------------------------
 
 TEXT = CPP + (".py", ".sh", ".cmake", "CMakeLists.txt", "tests/run", "deploy/quickstart",
@@ -342,6 +360,11 @@ RULES = [
          [{"CMakeLists.txt": CMAKE_GOOD}]),
     Rule("every_source_is_built", check_every_source_is_built,
          [{"jobs/forgotten.cc": OPEN}], [{"jobs/built.cc": OPEN}]),
+    Rule("long_only_names_tests_there_are", check_long_only,
+         [{LONG_ONLY: "A/Suite.Other*\n", "tests/integration/a.cc":
+           "TEST_P(Suite, Name) {}\nINSTANTIATE_TEST_SUITE_P(A, Suite, x);\n"}],
+         [{LONG_ONLY: "# All.\nA/Suite.N*  # of them\n", "tests/integration/a.cc":
+           "TEST_P(Suite, Name) {}\nINSTANTIATE_TEST_SUITE_P(A, Suite, x);\n"}]),
     Rule("lines_have_at_most_100_columns", check_line_length,
          [{"jobs/a.cc": OPEN + "x" * 101 + "\n"}, {"tests/run": "# s\n" + "x" * 101},
           {"jobs/b.h": OPEN + "int a; \n"}],
