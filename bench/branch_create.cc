@@ -240,7 +240,7 @@ int run(const Options& options) {
         const PairResult result = measure(pair, options);
         fmt::print("\n{}", tables(result));
         if (result.is_slower_than(options.max_ratio)) {
-            fmt::print("  TOO SLOW: more than {} times raw\n", options.max_ratio);
+            fmt::print("  TOO SLOW: more than {} times raw_same\n", options.max_ratio);
             code = kTooSlow;
         }
         std::fflush(stdout);
@@ -277,7 +277,7 @@ void add_options(CLI::App& app, Options& options) {
                  "also creates with the metrics read at its beginning and each second");
     app.add_option("--seed", options.seed, "of the order within a round");
     app.add_option("--max-ratio", options.max_ratio,
-                   "exit code 1 when a pair's median ratio to raw is greater");
+                   "exit code 1 when a pair's median ratio to raw_same is greater");
     app.add_option("--json", options.json_file, "writes every sample there");
 }
 

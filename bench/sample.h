@@ -61,7 +61,8 @@ struct PairResult {
     Spread part(const std::string& variant, const std::string& part) const;
     /// In the order they come in.
     std::vector<std::string> part_names(const std::string& variant) const;
-    /// By the median ratio. 0 is no limit; a copy of everything has no target.
+    /// By the median ratio to the same work by hand. 0 is no limit; a copy of everything has no
+    /// target.
     bool is_slower_than(double max_ratio) const;
 };
 

@@ -399,6 +399,10 @@ asio::awaitable<Progress> BranchCreate::prepare_clone(State& state) {
 }
 
 asio::awaitable<Progress> BranchCreate::start_instance(State& state) {
+    // The clone does not need the stop, whose WAL switch writes a whole segment: it runs beside.
+    if (const auto round = services_.shared_snapshots.find(state.snapshot_id)) {
+        if (round->backup) co_await round->backup->begin_stop();
+    }
     std::optional<Recovery> recovery;
     if (state.restore.is_wanted()) {
         const std::string volume = branch(state).volume;
@@ -494,11 +498,6 @@ asio::awaitable<void> BranchCreate::forget_password(const State& state) {
 }
 
 asio::awaitable<Progress> BranchCreate::open_to_users(State& state) {
-    // The clone does not need the stop, whose WAL switch writes a whole segment: it runs now that
-    // the recovery of the clone, which writes much itself, is over.
-    if (const auto round = services_.shared_snapshots.find(state.snapshot_id)) {
-        if (round->backup) co_await round->backup->begin_stop();
-    }
     co_await instances_.open_to_users(state.branch_id);
     co_return Done{};
 }
