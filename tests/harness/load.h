@@ -78,7 +78,7 @@ std::vector<std::string> amcheck(const std::string& url);
 /// pg_postmaster_start_time() as text.
 std::string postmaster_start_time(const std::string& url);
 
-/// Lines of a server log that say ERROR, FATAL or PANIC.
+/// Lines of a server log that say ERROR, FATAL or PANIC, but for what the end of a client makes.
 std::vector<std::string> bad_log_lines(const std::string& log);
 
 }  // namespace bpg::test
