@@ -150,7 +150,7 @@ LONG_ONLY = "tests/long_only"
 def check_long_only(tree):
     """Each pattern of that list fits a test that there is; a stale one would leave out nothing."""
     instances, names = set(), set()
-    for _, text in tree.select(("tests/integration/",), (".cc",)):
+    for _, text in tree.select(("tests/integration/", "tests/crash/real/"), (".cc",)):
         instances.update(re.findall(r"INSTANTIATE_TEST_SUITE_P\(\s*(\w+),\s*(\w+),", text))
         names.update(re.findall(r"TEST_P\((\w+),\s*(\w+)\)", text))
     tests = [f"{instance}/{suite}.{name}" for instance, suite in instances
