@@ -12,10 +12,7 @@
 namespace bpg::test {
 namespace {
 
-/// What every pair of drivers is tried with.
 class MainJob : public HostSuite<MainJob> {};
-/// What each driver is tried with, in whatever pair.
-class Branches : public HostSuite<Branches> {};
 
 /// pgbench's scale factor: so many times 100,000 accounts, about 15 MB each.
 int scale() {
@@ -113,7 +110,7 @@ TEST_P(MainJob, AnswersOverTcpWithItsUrlTheMomentTheCommandReturns) {
     remove("app/now");
 }
 
-TEST_P(Branches, ParentsPasswordDoesNotOpenTheBranch) {
+TEST_P(MainJob, ParentsPasswordDoesNotOpenTheBranch) {
     const std::string main = database_with_items("app", 10);
     create("app/locked");
     const std::string parent_url = host().url(main);
@@ -133,7 +130,7 @@ TEST_P(Branches, ParentsPasswordDoesNotOpenTheBranch) {
     remove("app/locked");
 }
 
-TEST_P(Branches, WritesNeverCrossBetweenParentAndBranch) {
+TEST_P(MainJob, WritesNeverCrossBetweenParentAndBranch) {
     const std::string main = database_with_items("app", 100);
     create("app/apart");
     const std::string parent_url = host().url(main);
@@ -164,7 +161,7 @@ TEST_P(MainJob, BranchOfABranchHasTheBranchsData) {
     remove("app/first");
 }
 
-TEST_P(Branches, BranchOfAStoppedParentIsCleanAndKeepsUnloggedRows) {
+TEST_P(MainJob, BranchOfAStoppedParentIsCleanAndKeepsUnloggedRows) {
     const std::string main = database_with_items("still", 30);
     execute(host().url(main),
             "CREATE UNLOGGED TABLE IF NOT EXISTS volatile AS SELECT generate_series(1, 1000) AS n");
@@ -183,7 +180,7 @@ TEST_P(Branches, BranchOfAStoppedParentIsCleanAndKeepsUnloggedRows) {
     remove_database("still");
 }
 
-TEST_P(Branches, BranchOfARunningParentEmptiesUnloggedTablesAndSaysSo) {
+TEST_P(MainJob, BranchOfARunningParentEmptiesUnloggedTablesAndSaysSo) {
     const std::string main = database_with_items("app", 5);
     execute(host().url(main), "CREATE UNLOGGED TABLE passing AS SELECT generate_series(1, 9) AS n");
     const Json branch = create("app/lossy");
@@ -195,7 +192,7 @@ TEST_P(Branches, BranchOfARunningParentEmptiesUnloggedTablesAndSaysSo) {
     remove("app/lossy");
 }
 
-TEST_P(Branches, FastIsHonest) {
+TEST_P(MainJob, FastIsHonest) {
     const std::string main = database_with_items("app", 50);
     if (!atomic()) {
         const auto refused = host().bpg_error({"branch", "create", "app/fast", "--fast"});
@@ -214,7 +211,7 @@ TEST_P(Branches, FastIsHonest) {
     remove("app/fast");
 }
 
-TEST_P(Branches, NewBranchCostsLessThanAMebibyteBeyondItsWal) {
+TEST_P(MainJob, NewBranchCostsLessThanAMebibyteBeyondItsWal) {
     if (!atomic()) {
         // A full copy costs a full copy; what must hold is that it says so.
         database_with_items("app", 10);
@@ -305,7 +302,7 @@ TEST_P(MainJob, StoppedAndStartedBranchKeepsDataPortAndPassword) {
     remove("app/pause");
 }
 
-TEST_P(Branches, AVolumeOfSomebodyElseIsReportedAndNeverTouchedAndNothingStaysLocked) {
+TEST_P(MainJob, AVolumeOfSomebodyElseIsReportedAndNeverTouchedAndNothingStaysLocked) {
     if (!host().on_zfs()) return;  // a directory under our name: the suites of the drivers
     const std::string main = database_with_items("app", 5);
     const std::string dataset = host().dataset_base() + "/app-taken";
@@ -320,7 +317,7 @@ TEST_P(Branches, AVolumeOfSomebodyElseIsReportedAndNeverTouchedAndNothingStaysLo
     remove("app/taken");
 }
 
-TEST_P(Branches, StartingWhatRunsChangesNothingEvenWhenItFails) {
+TEST_P(MainJob, StartingWhatRunsChangesNothingEvenWhenItFails) {
     const std::string main = database_with_items("app", 5);
     const pid_t pid = host().postmaster(main).pid;
     EXPECT_TRUE(host().bpg({"start", main}).ok());
@@ -342,17 +339,6 @@ INSTANTIATE_TEST_SUITE_P(Zfs, MainJob, ::testing::Values(DriverPair{"zfs", "proc
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, MainJob, ::testing::Values(DriverPair{"zfs", "docker"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(BtrfsDocker, MainJob, ::testing::Values(DriverPair{"btrfs", "docker"}),
-                         pair_name);
-
-INSTANTIATE_TEST_SUITE_P(Btrfs, Branches, ::testing::Values(DriverPair{"btrfs", "process"}),
-                         pair_name);
-INSTANTIATE_TEST_SUITE_P(Copy, Branches, ::testing::Values(DriverPair{"copy", "process"}),
-                         pair_name);
-INSTANTIATE_TEST_SUITE_P(Zfs, Branches, ::testing::ValuesIn(when_long({"zfs", "process"})),
-                         pair_name);
-INSTANTIATE_TEST_SUITE_P(ZfsDocker, Branches, ::testing::Values(DriverPair{"zfs", "docker"}),
-                         pair_name);
-INSTANTIATE_TEST_SUITE_P(BtrfsDocker, Branches, ::testing::ValuesIn(when_long({"btrfs", "docker"})),
                          pair_name);
 
 }  // namespace

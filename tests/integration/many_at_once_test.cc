@@ -139,9 +139,7 @@ TEST_P(ManyAtOnce, TwentyCreatesSucceedAndStatusAnswersPromptlyMeanwhile) {
     remove_database("crowd");
 }
 
-class TwinsAtOnce : public HostSuite<TwinsAtOnce> {};
-
-TEST_P(TwinsAtOnce, DeletingThemAllAtOnceLeavesNoVolumeAndNoSnapshot) {
+TEST_P(ManyAtOnce, DeletingThemAllAtOnceLeavesNoVolumeAndNoSnapshot) {
     const std::string main = database_with_items("crowd", 10);
     const ParentWatch watch{host(), main};
     host().wait_until_idle();
@@ -156,7 +154,7 @@ TEST_P(TwinsAtOnce, DeletingThemAllAtOnceLeavesNoVolumeAndNoSnapshot) {
     remove_database("crowd");
 }
 
-TEST_P(TwinsAtOnce, EachHasItsOwnParentsDataWhenParentsDiffer) {
+TEST_P(ManyAtOnce, EachHasItsOwnParentsDataWhenParentsDiffer) {
     const std::string main = database_with_items("crowd", 10);
     create("crowd/other");
     execute(host().url("crowd/other"), "INSERT INTO items VALUES (1000, 'from other')");
@@ -176,7 +174,7 @@ TEST_P(TwinsAtOnce, EachHasItsOwnParentsDataWhenParentsDiffer) {
     remove_database("crowd");
 }
 
-TEST_P(TwinsAtOnce, OneThatFailsTakesNoneOfItsTwinsAlongAndLeavesNothing) {
+TEST_P(ManyAtOnce, OneThatFailsTakesNoneOfItsTwinsAlongAndLeavesNothing) {
     const std::string main = database_with_items("crowd", 10);
     host().wait_until_idle();
     const World before = host().world();
@@ -218,16 +216,6 @@ INSTANTIATE_TEST_SUITE_P(ZfsDocker, ManyAtOnce, ::testing::Values(DriverPair{"zf
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(BtrfsDocker, ManyAtOnce, ::testing::Values(DriverPair{"btrfs", "docker"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(Btrfs, TwinsAtOnce, ::testing::Values(DriverPair{"btrfs", "process"}),
-                         pair_name);
-INSTANTIATE_TEST_SUITE_P(Copy, TwinsAtOnce,
-                         ::testing::ValuesIn(when_long(DriverPair{"copy", "process"})), pair_name);
-INSTANTIATE_TEST_SUITE_P(Zfs, TwinsAtOnce,
-                         ::testing::ValuesIn(when_long(DriverPair{"zfs", "process"})), pair_name);
-INSTANTIATE_TEST_SUITE_P(ZfsDocker, TwinsAtOnce, ::testing::Values(DriverPair{"zfs", "docker"}),
-                         pair_name);
-INSTANTIATE_TEST_SUITE_P(BtrfsDocker, TwinsAtOnce,
-                         ::testing::ValuesIn(when_long(DriverPair{"btrfs", "docker"})), pair_name);
 
 }  // namespace
 }  // namespace bpg::test
