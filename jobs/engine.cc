@@ -366,8 +366,9 @@ void Engine::begin_row(Attempt& attempt) {
     StepRecord& record = attempt.job.steps[attempt.row];
     record.state = "running";
     record.started_at = clock_.now();
+    attempt.context.begin_row(attempt.operation->steps[attempt.row].irreversible.empty(),
+                              /*is_again=*/attempt.row_begun);
     attempt.row_begun = true;
-    attempt.context.set_reversible(attempt.operation->steps[attempt.row].irreversible.empty());
 }
 
 asio::awaitable<void> Engine::end_row(Attempt& attempt, const Progress& progress,
@@ -505,7 +506,7 @@ asio::awaitable<void> Engine::step_backward(Attempt& attempt) {
     Job& job = attempt.job;
     if (attempt.program->has_undo(attempt.row)) {
         crash_.reach(job.operation, job.step, "before_undo");
-        attempt.context.set_reversible(false);
+        attempt.context.begin_undo();
         Failure failure;
         try {
             co_await attempt.program->undo(attempt.row);

@@ -104,8 +104,15 @@ class JobContext {
     void throw_if_cancelled() const {
         if (is_cancelled()) throw Error(cancellation_->reason());
     }
+    /// The row was begun before: it failed or waited, or bpgd ended in it. What it does may have
+    /// been done, and nobody knows.
+    bool is_again() const { return is_again_; }
     /// Of the row that is about to run; an undo is never cancelled. Said by the engine.
-    void set_reversible(bool is_reversible) { is_reversible_ = is_reversible; }
+    void begin_row(bool is_reversible, bool is_again) {
+        is_reversible_ = is_reversible;
+        is_again_ = is_again;
+    }
+    void begin_undo() { is_reversible_ = false; }
 
   private:
     std::string job_id_;
@@ -113,6 +120,7 @@ class JobContext {
     Hooks hooks_;
     std::shared_ptr<const Cancellation> cancellation_;
     bool is_reversible_ = true;
+    bool is_again_ = false;
     std::vector<std::string> warnings_;
 };
 

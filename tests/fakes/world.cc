@@ -38,8 +38,9 @@ class FakeStorage final : public storage::Storage {
     }
     asio::awaitable<void> create_volume(const std::string& volume,
                                         const storage::Identity& identity) override {
-        if (holds(volume, identity)) co_return;
-        world_.volumes[volume].identity = identity;
+        if (!holds(volume, identity)) world_.volumes[volume].identity = identity;
+        world_.answer();
+        co_return;
     }
     asio::awaitable<void> snapshot(const storage::SnapshotRef& snapshot) override {
         if (!world_.atomic) throw no_such("a snapshot of this driver");
@@ -50,6 +51,7 @@ class FakeStorage final : public storage::Storage {
         if (source == world_.volumes.end()) throw no_such("volume " + snapshot.volume);
         FakeVolume& taken = world_.snapshots[{snapshot.volume, snapshot.id}] = source->second;
         taken.home = snapshot.volume;
+        world_.answer();
         co_return;
     }
     asio::awaitable<void> clone(const storage::SnapshotRef& snapshot, const std::string& volume,
@@ -62,6 +64,7 @@ class FakeStorage final : public storage::Storage {
         made.has_own_password = false;
         made.origin = source->first;
         world_.volumes[volume] = made;
+        world_.answer();
     }
     asio::awaitable<std::filesystem::path> begin_copy(const std::string& source,
                                                       const std::string& volume,
@@ -81,6 +84,7 @@ class FakeStorage final : public storage::Storage {
         made.identity = identity;
         made.has_config = false;
         world_.building[volume] = made;
+        world_.answer();
         co_return kRoot / ".building" / volume;
     }
     asio::awaitable<void> finish_copy(const std::string& volume,
@@ -92,6 +96,7 @@ class FakeStorage final : public storage::Storage {
                       "a copy of a running server got its name without a label");
         world_.volumes[volume] = built->second;
         world_.building.erase(built);
+        world_.answer();
     }
     asio::awaitable<void> destroy_volume(const std::string& volume,
                                          const std::string& owner_id) override {
@@ -115,6 +120,7 @@ class FakeStorage final : public storage::Storage {
             world_.volumes.at(heir).origin = found->second.origin;
         }
         world_.volumes.erase(found);
+        world_.answer();
     }
     asio::awaitable<void> destroy_snapshot(const storage::SnapshotRef& snapshot) override {
         const auto found = world_.snapshots.find({snapshot.volume, snapshot.id});
@@ -124,6 +130,7 @@ class FakeStorage final : public storage::Storage {
             throw Error(ErrorKind::kConflict, "snapshot_has_clones", "a volume hangs on it");
         }
         world_.snapshots.erase(found);
+        world_.answer();
         co_return;
     }
     asio::awaitable<void> set_ref(const std::string& volume, const std::string& owner_id,
@@ -132,6 +139,7 @@ class FakeStorage final : public storage::Storage {
         if (found == world_.volumes.end()) co_return;
         world_.expect(found->second.identity.id == owner_id, "a foreign volume was renamed");
         found->second.identity.ref = ref;
+        world_.answer();
     }
     asio::awaitable<storage::Usage> usage(const std::string&) override {
         co_return storage::Usage{};
@@ -179,6 +187,7 @@ class FakeRuntime final : public runtime::Runtime {
     asio::awaitable<std::string> init_data_directory(const runtime::InitSpec& spec) override {
         world_.expect(spec.engine.user.uid != 0, "a cluster was made for an unknown user");
         world_.at(spec.data_directory).initialised = true;
+        world_.answer();
         co_return "made";
     }
     asio::awaitable<void> make_ready(const runtime::InstanceSpec& spec) override {
@@ -213,10 +222,12 @@ class FakeRuntime final : public runtime::Runtime {
                       "a clone was open to users while it had its parent's password");
         world_.running[spec.branch_id] = name;
         world_.socket_directories.insert(spec.branch_id);
+        world_.answer();
     }
     asio::awaitable<void> stop(const runtime::InstanceRef& instance, runtime::StopMode,
                                std::chrono::milliseconds) override {
         world_.running.erase(instance.branch_id);
+        world_.answer();
         co_return;
     }
     asio::awaitable<void> remove(const runtime::InstanceRef& instance) override {
@@ -228,6 +239,7 @@ class FakeRuntime final : public runtime::Runtime {
         if (instance.socket_directory.empty()) co_return;
         world_.expect(running == world_.running.end(), "a running server lost its sockets");
         world_.socket_directories.erase(instance.branch_id);
+        world_.answer();
         co_return;
     }
     asio::awaitable<void> reload(const runtime::InstanceRef& instance) override {
@@ -355,6 +367,7 @@ class FakeDataDirectories final : public postgres::DataDirectories {
         FakeVolume& volume = world_.at(spec.volume / "data");
         volume.has_label = volume.has_label || !spec.backup.label.empty();
         volume.prepared_for = spec.incarnation_id;
+        world_.answer();
         co_return;
     }
     asio::awaitable<void> mark_prepared(const postgres::CloneSpec& spec) override {
@@ -366,6 +379,7 @@ class FakeDataDirectories final : public postgres::DataDirectories {
         FakeVolume& volume = world_.at(config.volume / "data");
         volume.has_config = true;
         volume.open = config.open;
+        world_.answer();
         co_return;
     }
     asio::awaitable<postgres::StartNeeds> start_needs(
@@ -404,6 +418,7 @@ class FakeArchives final : public wal::Archives {
     asio::awaitable<void> prepare(const wal::ArchiveRef& archive, FileOwner owner) override {
         world_.expect(owner.uid != 0, "an archive was made for an unknown user");
         world_.archives.insert({archive.volume, archive.incarnation_id});
+        world_.answer();
         co_return;
     }
     asio::awaitable<void> remove(const std::string& volume) override {
@@ -411,6 +426,7 @@ class FakeArchives final : public wal::Archives {
             world_.expect(on != volume, "an archive was removed under a running server");
         std::erase_if(world_.archives,
                       [&volume](const auto& archive) { return archive.first == volume; });
+        world_.answer();
         co_return;
     }
 
@@ -453,6 +469,11 @@ class FakeArchives final : public wal::Archives {
 };
 
 }  // namespace
+
+void World::answer() {
+    if (++changes != unanswered_change) return;
+    throw Error(ErrorKind::kUnavailable, "unanswered", "it was done, and nobody was told");
+}
 
 FakeVolume& World::at(const std::filesystem::path& path) {
     const std::filesystem::path below = path.lexically_relative(kRoot);

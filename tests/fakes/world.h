@@ -44,7 +44,11 @@ struct World {
     std::set<std::pair<std::string, std::string>> archives;  ///< (volume, incarnation id)
     std::map<std::string, int> backups;  ///< branch id → sessions in backup mode
     std::vector<std::string> violations;
+    int changes = 0;            ///< calls that changed it, or found it as they should leave it
+    int unanswered_change = 0;  ///< this one takes effect and fails; 0: all are answered
 
+    /// Ends a call that changes the world: nobody may hear that it did.
+    void answer();
     /// The volume (finished or being built) that a path lies in; throws when there is none.
     FakeVolume& at(const std::filesystem::path& path);
     void expect(bool holds, const std::string& what) {

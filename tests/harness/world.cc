@@ -51,15 +51,15 @@ std::vector<ProcessFacts> select_processes(const std::function<bool(const Proces
     return found;
 }
 
-/// Volumes, and what a storage driver keeps beside them (snapshots, half-built copies).
+/// Volumes, and what a storage driver keeps beside them: snapshots by volume, half-built copies.
 void add_volumes(const fs::path& root, World& world) {
-    list_tree(root, {}, 2, [&](const fs::path& relative, bool) {
-        const std::string top = relative.begin()->string();
-        const bool is_top = relative == fs::path(top);
+    list_tree(root, {}, 1, [&](const fs::path& top, bool) {
+        world.things.insert(fmt::format("volume {}", top.string()));
         // The inside of a volume belongs to PostgreSQL; of hidden places every name counts.
-        if (is_top || top.starts_with(".")) {
+        if (!top.string().starts_with(".")) return;
+        list_tree(root / top, top, 2, [&](const fs::path& relative, bool) {
             world.things.insert(fmt::format("volume {}", relative.string()));
-        }
+        });
     });
 }
 
@@ -92,9 +92,6 @@ World look_at_world(const WorldPlaces& places, const PortSlot& ports) {
     });
     list_tree(places.run / "i", {}, 1, [&](const fs::path& relative, bool) {
         world.things.insert(fmt::format("socket directory {}", relative.string()));
-    });
-    list_tree(places.archive, {}, 2, [&](const fs::path& relative, bool is_directory) {
-        if (is_directory) world.things.insert(fmt::format("archive {}", relative.string()));
     });
     for (const auto& postmaster : postmasters_below(places.volumes)) {
         world.things.insert(

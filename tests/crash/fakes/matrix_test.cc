@@ -1,7 +1,8 @@
 // The crash matrix against fakes: every operation, with every step failing or none, with the daemon
 // vanishing at every point it passes, and again at points of the resumed run; and cancelled at
-// every point, with the daemon vanishing behind it. The points come from the step tables by running
-// them. After the last run the outside world must equal the catalog.
+// every point, with the daemon vanishing behind it; and with each change of the outside world in
+// turn taking effect unanswered, as when a command times out. The points come from the step tables
+// by running them. After the last run the outside world must equal the catalog.
 #include <gtest/gtest.h>
 
 #include <boost/asio/co_spawn.hpp>
@@ -600,14 +601,24 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
     }
     void TearDown() override { remove_tree(directory_); }
 
-    /// Runs the operation with up to two crashes; returns the points passed by the first life, or
-    /// of the second where the first crashed. With `cancel`, it is asked for at that point.
-    int play(const std::string& failing, int first, int second, std::string& story,
-             int cancel = 0) {
+    /// What happens to the operation; 0 and empty: it does not.
+    struct Trouble {
+        std::string failing = {};  ///< this step fails
+        int first = 0;             ///< the daemon vanishes at this point,
+        int second = 0;            ///< and the next one at this point of its own
+        int cancel = 0;            ///< at this point it is asked to be cancelled
+        int unanswered = 0;        ///< this change takes effect, and the daemon is told it did not
+    };
+
+    /// Returns the points passed by the first life, or of the second where the first crashed.
+    int play(const Trouble& trouble, std::string& story) {
+        const auto& [failing, first, second, cancel, unanswered] = trouble;
         const std::filesystem::path place = directory_ / "run";
         remove_tree(place);
         std::filesystem::copy(begin_, place, std::filesystem::copy_options::recursive);
         fakes::World world = begin_world_;
+        world.changes = 0;
+        world.unanswered_change = unanswered;
         int passed = 0;
         bool crashed = true;
         for (int life_number = 0; crashed; ++life_number) {
@@ -623,6 +634,8 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
             world.backups.clear();  // sessions end with the process
         }
         if (cancel != 0) story += " cancelled at " + std::to_string(cancel);
+        if (unanswered != 0) story += " unanswered " + std::to_string(unanswered);
+        changes_ = world.changes;
         if (!failing.empty() && !GetParam().undone_on_failure) {
             story += " again";
             if (!run_again(place, world, GetParam().submit)) run_again(place, world, purge_trash);
@@ -772,6 +785,7 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
     std::filesystem::path directory_;
     std::filesystem::path begin_;
     fakes::World begin_world_;
+    int changes_ = 0;  ///< that the last play made to the world
 };
 
 TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverTheDaemonVanishes) {
@@ -780,13 +794,13 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverTheDaemonVanishes) {
     SCOPED_TRACE(sample.seed());
     for (const std::string& failing : failures()) {
         std::string story = " [" + failing + "]";
-        const int points = play(failing, 0, 0, story);
+        const int points = play({.failing = failing}, story);
         ASSERT_GT(points, 0);
         for (int first = 1; first <= points; ++first) {
             if (!sample.takes_next()) continue;
             ++runs;
             story = " [" + failing + "]";
-            play(failing, first, 0, story);
+            play({.failing = failing, .first = first}, story);
             if (HasFailure()) FAIL() << "after" << story;
         }
     }
@@ -801,15 +815,15 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhenTheResumedRunVanishesToo) {
     SCOPED_TRACE(firsts.seed());
     for (const std::string& failing : failures()) {
         std::string story;
-        const int points = play(failing, 0, 0, story);
+        const int points = play({.failing = failing}, story);
         for (int first = 1; first <= points; ++first) {
             if (!firsts.takes_next()) continue;
             story = " [" + failing + "]";
-            const int resumed = play(failing, first, 0, story);
+            const int resumed = play({.failing = failing, .first = first}, story);
             for (int second = 1; second <= resumed; ++second) {
                 if (!seconds.takes_next()) continue;
                 story = " [" + failing + "]";
-                play(failing, first, second, story);
+                play({.failing = failing, .first = first, .second = second}, story);
                 if (HasFailure()) FAIL() << "after" << story;
             }
         }
@@ -822,15 +836,37 @@ TEST_P(CrashMatrix, EndsCompleteOrLeavesNoTraceWhereverItIsCancelled) {
     SCOPED_TRACE(cancels.seed());
     SCOPED_TRACE(crashes.seed());
     std::string story;
-    const int points = play("", 0, 0, story);
+    const int points = play({}, story);
     for (int cancel = 1; cancel <= points; ++cancel) {
         if (!cancels.takes_next()) continue;
         story.clear();
-        const int passed = play("", 0, 0, story, cancel);
+        const int passed = play({.cancel = cancel}, story);
         for (int crash = cancel; crash <= passed; ++crash) {
             if (!crashes.takes_next()) continue;
             story.clear();
-            play("", crash, 0, story, cancel);
+            play({.first = crash, .cancel = cancel}, story);
+            if (HasFailure()) FAIL() << "after" << story;
+        }
+        if (HasFailure()) FAIL() << "after" << story;
+    }
+}
+
+TEST_P(CrashMatrix, EndsCompleteWhicheverChangeOfTheWorldIsUnanswered) {
+    Sample sample(2);
+    Sample crashes(GetParam().several ? 48 : 16, GetParam().several ? 8 : 1);
+    SCOPED_TRACE(crashes.seed());
+    SCOPED_TRACE(sample.seed());
+    std::string story;
+    play({}, story);
+    const int changes = changes_;
+    for (int change = 1; change <= changes; ++change) {
+        if (!sample.takes_next()) continue;
+        story.clear();
+        const int passed = play({.unanswered = change}, story);
+        for (int crash = 1; crash <= passed; ++crash) {
+            if (!crashes.takes_next()) continue;
+            story.clear();
+            play({.first = crash, .unanswered = change}, story);
             if (HasFailure()) FAIL() << "after" << story;
         }
         if (HasFailure()) FAIL() << "after" << story;
