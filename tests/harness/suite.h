@@ -82,11 +82,6 @@ struct LagWatch {
     }
 };
 
-/// Pairs that differ from the others in nothing that these tests look at.
-inline std::vector<DriverPair> when_long(const DriverPair& pair) {
-    return long_mode() ? std::vector<DriverPair>{pair} : std::vector<DriverPair>{};
-}
-
 /// BPG_SEED repeats a run; whoever uses it prints it.
 inline std::uint64_t seed() {
     const char* given = std::getenv("BPG_SEED");

@@ -823,12 +823,12 @@ INSTANTIATE_TEST_SUITE_P(Btrfs, BadInputDrivers, ::testing::Values(DriverPair{"b
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, BadInputDrivers, ::testing::Values(DriverPair{"zfs", "docker"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(Copy, BadInputDrivers, ::testing::ValuesIn(when_long({"copy", "process"})),
+INSTANTIATE_TEST_SUITE_P(Copy, BadInputDrivers, ::testing::Values(DriverPair{"copy", "process"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(Zfs, BadInputDrivers, ::testing::ValuesIn(when_long({"zfs", "process"})),
+INSTANTIATE_TEST_SUITE_P(Zfs, BadInputDrivers, ::testing::Values(DriverPair{"zfs", "process"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(BtrfsDocker, BadInputDrivers,
-                         ::testing::ValuesIn(when_long({"btrfs", "docker"})), pair_name);
+                         ::testing::Values(DriverPair{"btrfs", "docker"}), pair_name);
 
 }  // namespace
 }  // namespace bpg::test

@@ -436,13 +436,12 @@ TEST_P(Commands, InitIsSafeToRepeatAndRefusesToContradictTheConfig) {
 
 INSTANTIATE_TEST_SUITE_P(Btrfs, Commands, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(Copy, Commands, ::testing::ValuesIn(when_long({"copy", "process"})),
+INSTANTIATE_TEST_SUITE_P(Copy, Commands, ::testing::Values(DriverPair{"copy", "process"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(Zfs, Commands, ::testing::ValuesIn(when_long({"zfs", "process"})),
-                         pair_name);
+INSTANTIATE_TEST_SUITE_P(Zfs, Commands, ::testing::Values(DriverPair{"zfs", "process"}), pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, Commands, ::testing::Values(DriverPair{"zfs", "docker"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(BtrfsDocker, Commands, ::testing::ValuesIn(when_long({"btrfs", "docker"})),
+INSTANTIATE_TEST_SUITE_P(BtrfsDocker, Commands, ::testing::Values(DriverPair{"btrfs", "docker"}),
                          pair_name);
 
 }  // namespace

@@ -334,12 +334,12 @@ INSTANTIATE_TEST_SUITE_P(Btrfs, DaemonLife, ::testing::Values(DriverPair{"btrfs"
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(Copy, DaemonLife, ::testing::Values(DriverPair{"copy", "process"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(Zfs, DaemonLife, ::testing::ValuesIn(when_long({"zfs", "process"})),
+INSTANTIATE_TEST_SUITE_P(Zfs, DaemonLife, ::testing::Values(DriverPair{"zfs", "process"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, DaemonLife, ::testing::Values(DriverPair{"zfs", "docker"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(BtrfsDocker, DaemonLife,
-                         ::testing::ValuesIn(when_long({"btrfs", "docker"})), pair_name);
+INSTANTIATE_TEST_SUITE_P(BtrfsDocker, DaemonLife, ::testing::Values(DriverPair{"btrfs", "docker"}),
+                         pair_name);
 
 }  // namespace
 }  // namespace bpg::test

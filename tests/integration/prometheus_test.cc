@@ -710,8 +710,7 @@ INSTANTIATE_TEST_SUITE_P(Btrfs, Monitoring, ::testing::Values(DriverPair{"btrfs"
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(Btrfs, Figures, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
-INSTANTIATE_TEST_SUITE_P(Zfs, Figures, ::testing::ValuesIn(when_long({"zfs", "process"})),
-                         pair_name);
+INSTANTIATE_TEST_SUITE_P(Zfs, Figures, ::testing::Values(DriverPair{"zfs", "process"}), pair_name);
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(Figures);
 
 }  // namespace

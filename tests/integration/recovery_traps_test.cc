@@ -170,57 +170,70 @@ TEST_P(RecoveryTraps, ASafeBranchEndsWhereItsSnapshotWasTakenAndHoldsNoLabel) {
 /// What a server began to do, or was copied from, is its own affair (E34, NA-6): a signal without
 /// what belongs to it stops PostgreSQL, standby.signal makes it wait for ever, and a label sends it
 /// to WAL that it does not have.
-TEST_P(RecoveryTraps, StaleSignalsAndLabelsOfTheParentReachNoBranch) {
-    const std::string main = ledger_database("shop");
-    for (const char* file : kSignalsAndLabels)
-        plant(main, file, "left by somebody\n");
-    host().bpg_json({"snapshot", "create", main});
-    write(main, 4);
-    const Ledger ledger = ledger_of(main);
-    create("shop/safe");
-    restore("shop/then", main, ledger[1].second);
-    host().bpg_json({"stop", main});
-    create("shop/clean");
-    for (const char* ref : {"shop/safe", "shop/then", "shop/clean"}) {
-        const std::size_t expected = ref == std::string("shop/then") ? 2 : 4;
-        EXPECT_EQ(rows(ref).size(), expected) << ref;
+class StaleSignals : public RecoveryTraps {
+  protected:
+    static std::string database_with_stale_signals() {
+        const std::string main = ledger_database("shop");
+        for (const char* file : kSignalsAndLabels)
+            plant(main, file, "left by somebody\n");
+        host().bpg_json({"snapshot", "create", main});
+        write(main, 4);
+        return main;
+    }
+    static void expect_none(const std::string& ref, std::size_t count) {
+        EXPECT_EQ(rows(ref).size(), count) << ref;
         EXPECT_EQ(query_value(host().url(ref), "SELECT pg_is_in_recovery()"), "f") << ref;
         for (const char* file : kSignalsAndLabels)
             EXPECT_FALSE(fs::exists(data(ref) / file)) << ref << ": " << file;
     }
+};
+
+TEST_P(StaleSignals, AndLabelsOfTheParentReachNoBranchOfIt) {
+    const std::string main = database_with_stale_signals();
+    create("shop/safe");
+    expect_none("shop/safe", 4);
+    host().bpg_json({"stop", main});
+    create("shop/clean");
+    expect_none("shop/clean", 4);
     for (const char* file : kSignalsAndLabels)
         EXPECT_TRUE(fs::exists(data(main) / file)) << "of the parent: " << file;
 }
 
+TEST_P(StaleSignals, AndLabelsOfTheParentReachNoBranchAtATime) {
+    const std::string main = database_with_stale_signals();
+    restore("shop/then", main, ledger_of(main)[1].second);
+    expect_none("shop/then", 2);
+}
+
 /// Two recovery targets stop PostgreSQL, whoever set them; what is not about recovery is the
 /// user's, and stays (E27).
-TEST_P(RecoveryTraps, WhatAnOldRecoveryLeftInTheParentsSettingsReachesNoBranch) {
-    const std::string main = ledger_database("shop");
-    const std::map<std::string, std::string> left = {
-        {"recovery_target_time", "2020-01-01 00:00:00+00"},
-        {"recovery_target_xid", "700"},
-        {"recovery_target_timeline", "latest"},
-        {"recovery_target_action", "shutdown"},
-        {"restore_command", "cp /nowhere/%f %p"},
-        {"recovery_end_command", "exit 1"},
-        {"archive_cleanup_command", "exit 1"},
-        {"primary_conninfo", "host=parent"}};
-    for (const auto& [name, value] : left)
-        execute_alone(host().url(main), "ALTER SYSTEM SET " + name + " = '" + value + "'");
-    execute_alone(host().url(main), "ALTER SYSTEM SET work_mem = '7MB'");
-    execute_alone(host().url(main), "ALTER SYSTEM SET statement_timeout = '55s'");
-    host().bpg_json({"snapshot", "create", main});
-    write(main, 4);
-    const Ledger ledger = ledger_of(main);
-    const std::string parents = auto_conf(main);
-
-    create("shop/copy");
-    restore("shop/then", main, ledger[2].second);
-    EXPECT_EQ(rows("shop/copy"), rows_until(ledger, ledger[3].second));
-    EXPECT_EQ(rows("shop/then"), rows_until(ledger, ledger[2].second));
-    for (const char* ref : {"shop/copy", "shop/then"}) {
+class OldRecovery : public RecoveryTraps {
+  protected:
+    static const std::map<std::string, std::string>& left() {
+        static const std::map<std::string, std::string> settings = {
+            {"recovery_target_time", "2020-01-01 00:00:00+00"},
+            {"recovery_target_xid", "700"},
+            {"recovery_target_timeline", "latest"},
+            {"recovery_target_action", "shutdown"},
+            {"restore_command", "cp /nowhere/%f %p"},
+            {"recovery_end_command", "exit 1"},
+            {"archive_cleanup_command", "exit 1"},
+            {"primary_conninfo", "host=parent"}};
+        return settings;
+    }
+    static std::string database_with_what_it_left() {
+        const std::string main = ledger_database("shop");
+        for (const auto& [name, value] : left())
+            execute_alone(host().url(main), "ALTER SYSTEM SET " + name + " = '" + value + "'");
+        execute_alone(host().url(main), "ALTER SYSTEM SET work_mem = '7MB'");
+        execute_alone(host().url(main), "ALTER SYSTEM SET statement_timeout = '55s'");
+        host().bpg_json({"snapshot", "create", main});
+        write(main, 4);
+        return main;
+    }
+    static void expect_none(const std::string& ref) {
         const std::string conf = auto_conf(ref);
-        for (const auto& [name, value] : left)
+        for (const auto& [name, value] : left())
             EXPECT_EQ(conf.find(name), std::string::npos) << ref << ": " << conf;
         EXPECT_EQ(show(ref, "work_mem"), "7MB") << ref;
         EXPECT_EQ(show(ref, "statement_timeout"), "55s") << ref;
@@ -228,12 +241,29 @@ TEST_P(RecoveryTraps, WhatAnOldRecoveryLeftInTheParentsSettingsReachesNoBranch) 
         EXPECT_EQ(show(ref, "recovery_target_xid"), "") << ref;
         EXPECT_EQ(show(ref, "recovery_target_action"), "promote") << ref;
     }
-    host().bpg_json({"restart", "shop/then"});
-    EXPECT_EQ(show("shop/then", "recovery_target_time"), "") << "its own is behind it";
-    // Nor do they hinder the parent itself, whose file is nobody's but its own.
+};
+
+/// Nor does it hinder the parent itself, whose file is nobody's but its own.
+TEST_P(OldRecovery, LeavesNothingInTheSettingsOfABranch) {
+    const std::string main = database_with_what_it_left();
+    const Ledger ledger = ledger_of(main);
+    const std::string parents = auto_conf(main);
+    create("shop/copy");
+    EXPECT_EQ(rows("shop/copy"), rows_until(ledger, ledger[3].second));
+    expect_none("shop/copy");
     host().bpg_json({"restart", main});
     EXPECT_EQ(rows(main), rows_until(ledger, ledger[3].second));
     EXPECT_EQ(auto_conf(main), parents);
+}
+
+TEST_P(OldRecovery, LeavesNothingInTheSettingsOfABranchAtATime) {
+    const std::string main = database_with_what_it_left();
+    const Ledger ledger = ledger_of(main);
+    restore("shop/then", main, ledger[2].second);
+    EXPECT_EQ(rows("shop/then"), rows_until(ledger, ledger[2].second));
+    expect_none("shop/then");
+    host().bpg_json({"restart", "shop/then"});
+    EXPECT_EQ(show("shop/then", "recovery_target_time"), "") << "its own is behind it";
 }
 
 /// With PostgreSQL's own default, `latest`, the second would follow what the first one archived
@@ -297,31 +327,48 @@ TEST_P(RecoveryTraps, BranchesWithLowerSettingsThanTheirParentRecoverAllTheSame)
 
 /// A prepared transaction needs a place wherever it comes to be (HYG-3): where there are too few of
 /// them PostgreSQL neither recovers nor starts.
-TEST_P(RecoveryTraps, APreparedTransactionFindsAPlaceInEveryBranch) {
-    const std::string main = ledger_database("shop");
-    host().bpg_json({"snapshot", "create", main});
-    host().bpg_json({"branch", "set", main, "--pg", "max_prepared_transactions=5"});
-    write(main, 2);
-    execute_alone(host().url(main),
-                  "BEGIN; INSERT INTO ledger (note) VALUES ('prepared'); PREPARE TRANSACTION 'p'");
-    write(main, 2);
+class PreparedTransaction : public RecoveryTraps {
+  protected:
+    /// Its only snapshot has no place for one.
+    static std::string database_with_a_prepared_one() {
+        const std::string main = ledger_database("shop");
+        host().bpg_json({"snapshot", "create", main});
+        host().bpg_json({"branch", "set", main, "--pg", "max_prepared_transactions=5"});
+        write(main, 2);
+        execute_alone(
+            host().url(main),
+            "BEGIN; INSERT INTO ledger (note) VALUES ('prepared'); PREPARE TRANSACTION 'p'");
+        write(main, 2);
+        return main;
+    }
+    /// Until it is committed; then it leaves no trace.
+    static void expect_a_place(const std::string& ref) {
+        const std::string url = host().url(ref);
+        EXPECT_EQ(rows(ref).size(), 4U);
+        EXPECT_EQ(query_value(url, "SELECT gid FROM pg_prepared_xacts"), "p");
+        execute_alone(url, "COMMIT PREPARED 'p'");
+        EXPECT_EQ(rows(ref).size(), 5U);
+        host().bpg_json({"restart", ref});
+        EXPECT_EQ(show(ref, "max_prepared_transactions"), "0") << "nothing needs them";
+    }
+};
+
+TEST_P(PreparedTransaction, FindsAPlaceInABranchAndWhenThatStartsAgain) {
+    const std::string main = database_with_a_prepared_one();
+    create("shop/copy");
+    host().bpg_json({"restart", "shop/copy"});
+    expect_a_place("shop/copy");
+    EXPECT_EQ(query_number(host().url(main), "SELECT count(*) FROM pg_prepared_xacts"), 1);
+}
+
+TEST_P(PreparedTransaction, FindsAPlaceInABranchAtATimeAndBehindACrashOfIt) {
+    const std::string main = database_with_a_prepared_one();
     const Ledger ledger = ledger_of(main);
     ASSERT_EQ(ledger.size(), 4U);
-    create("shop/copy");
-    restore("shop/then", main, ledger.back().second);  // from a snapshot that has no place at all
-    host().bpg_json({"restart", "shop/copy"});
+    restore("shop/then", main, ledger.back().second);
     host().bpg_json({"stop", "shop/then", "--force"});  // what it holds is in the WAL alone
     host().bpg_json({"start", "shop/then"});
-    for (const char* ref : {"shop/copy", "shop/then"}) {
-        const std::string url = host().url(ref);
-        EXPECT_EQ(rows(ref).size(), 4U) << ref;
-        EXPECT_EQ(query_value(url, "SELECT gid FROM pg_prepared_xacts"), "p") << ref;
-        execute_alone(url, "COMMIT PREPARED 'p'");
-        EXPECT_EQ(rows(ref).size(), 5U) << ref;
-        host().bpg_json({"restart", ref});
-        EXPECT_EQ(show(ref, "max_prepared_transactions"), "0") << ref << ": nothing needs them";
-    }
-    EXPECT_EQ(query_number(host().url(main), "SELECT count(*) FROM pg_prepared_xacts"), 1);
+    expect_a_place("shop/then");
 }
 
 /// A logical slot stops a server whose wal_level is not logical, as a branch's is (E42); any slot
@@ -395,6 +442,18 @@ INSTANTIATE_TEST_SUITE_P(Btrfs, RestoredTwice, ::testing::Values(DriverPair{"btr
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, RestoredTwice, ::testing::Values(DriverPair{"zfs", "docker"}),
                          pair_name);
+INSTANTIATE_TEST_SUITE_P(Btrfs, StaleSignals, ::testing::Values(DriverPair{"btrfs", "process"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(ZfsDocker, StaleSignals, ::testing::Values(DriverPair{"zfs", "docker"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(Btrfs, OldRecovery, ::testing::Values(DriverPair{"btrfs", "process"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(ZfsDocker, OldRecovery, ::testing::Values(DriverPair{"zfs", "docker"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(Btrfs, PreparedTransaction,
+                         ::testing::Values(DriverPair{"btrfs", "process"}), pair_name);
+INSTANTIATE_TEST_SUITE_P(ZfsDocker, PreparedTransaction,
+                         ::testing::Values(DriverPair{"zfs", "docker"}), pair_name);
 INSTANTIATE_TEST_SUITE_P(Btrfs, RecoveryTraps, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, RecoveryTraps, ::testing::Values(DriverPair{"zfs", "docker"}),
