@@ -139,9 +139,16 @@ asio::awaitable<void> Engine::begin(Attempt& attempt) {
 
 /// A job that kills bpgd whenever it runs must end that by itself. One that only happens to be at
 /// work while another does, or while somebody kills bpgd again and again, is let go on: it bears no
-/// more than its share, and nothing of it once its row is done.
+/// more than its share, and nothing of it once its row is done, or has got further since: one that
+/// takes longer than bpgd is left to live must come to its end all the same.
 bool Engine::is_blamed_too_often(Job& job) const {
     if (!queue_.predecessor_died()) return false;
+    const std::uint64_t got_to = queue_.progress_of(job);
+    if (got_to > job.got_to) {
+        job.got_to = got_to;
+        job.deaths = 0;
+        job.blame = 0;
+    }
     ++job.deaths;
     job.blame += 1.0 / static_cast<double>(queue_.at_work_at_death());
     constexpr double kRounding = 0.001;
@@ -215,7 +222,19 @@ asio::awaitable<void> Engine::watch_deadlines() {
                 queue_.changed().notify();  // it may wait for a lock
             }
         }
+        co_await queue_.keep_progress(tellers());
     }
+}
+
+/// Those at work in a row that has told how far it is, and that is not being ended.
+std::vector<std::uint64_t> Engine::tellers() const {
+    std::vector<std::uint64_t> numbers;
+    for (const auto& [number, attempt] : running_) {
+        const Job& job = attempt->job;
+        const bool is_there = !is_final(job.state) && job.step == queue_.open_job(number).step;
+        if (attempt->tells_progress && is_there) numbers.push_back(number);
+    }
+    return numbers;
 }
 
 /// What cannot be undone has to go on, however long it takes.
@@ -419,6 +438,7 @@ asio::awaitable<void> Engine::finish_row(Attempt& attempt, double duration_ms, b
     attempt.tells_progress = false;
     job.deaths = 0;
     job.blame = 0;
+    job.got_to = 0;
     release_locks(job, attempt.row);
     const bool last = ends_job || attempt.row + 1 == job.steps.size();
     if (last) {
@@ -539,6 +559,7 @@ asio::awaitable<void> Engine::finish_undo(Attempt& attempt) {
     const bool had_undo = attempt.program->has_undo(attempt.row);
     job.deaths = 0;
     job.blame = 0;
+    job.got_to = 0;
     const bool rewound = job.direction == Direction::kRewind && job.step == job.rewind_to;
     const bool ended = job.direction == Direction::kUndo && attempt.row == 0;
     StepRecord& record = job.steps[attempt.row];

@@ -57,7 +57,7 @@ class Engine {
     /// Ends a job that was cancelled before anything was done for it. It needs no lock.
     asio::awaitable<void> end_unstarted(std::uint64_t number);
 
-    /// Ends the jobs whose deadlines pass; never returns.
+    /// Ends the jobs whose deadlines pass, and keeps how far the others are; never returns.
     asio::awaitable<void> watch_deadlines();
 
     /// Rows that run are finished; no further one is begun, and nobody pauses any more.
@@ -69,6 +69,7 @@ class Engine {
     asio::awaitable<void> park(Job job, std::string why);
     asio::awaitable<void> resume(Attempt& attempt);
     bool is_blamed_too_often(Job& job) const;
+    std::vector<std::uint64_t> tellers() const;
     asio::awaitable<void> begin(Attempt& attempt);
     asio::awaitable<void> walk(Attempt& attempt);
     bool is_to_end(const Attempt& attempt) const;

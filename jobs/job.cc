@@ -157,6 +157,7 @@ nlohmann::json to_record(const Job& job) {
         {"cancelled", job.cancelled},
         {"deaths", job.deaths},
         {"blame", job.blame},
+        {"got_to", job.got_to},
         {"locks", std::move(locks)},
         {"last_seq", job.last_seq},
         {"mode", job.mode},
@@ -199,6 +200,7 @@ Job from_record(const nlohmann::json& record) {
     job.cancelled = record.value("cancelled", false);
     job.deaths = record.value("deaths", 0);
     job.blame = record.value("blame", static_cast<double>(job.deaths));
+    job.got_to = record.value("got_to", std::uint64_t{0});
     for (const auto& lock : record.value("locks", nlohmann::json::array())) {
         job.locks.push_back(lock_from(lock, job.started_at.has_value()));
     }

@@ -88,12 +88,13 @@ struct Job {
     std::string error_step;
     /// Of a stuck job that was being undone: why. `error` says why it is stuck.
     std::optional<ErrorInfo> cause;
-    bool cancelled = false;   ///< it is undone because it was cancelled
-    int deaths = 0;           ///< of bpgd in the row it is in, one after the other
-    double blame = 0;         ///< its share of them: each is shared by the jobs that were at work
-    bool retried = false;     ///< not persisted: it goes on because of `job retry`
-    bool fresh = false;       ///< not persisted: no earlier bpgd can have done anything for it
-    std::string waiting_for;  ///< not persisted
+    bool cancelled = false;    ///< it is undone because it was cancelled
+    int deaths = 0;            ///< of bpgd in the row it is in, one after the other
+    double blame = 0;          ///< its share of them: each is shared by the jobs that were at work
+    std::uint64_t got_to = 0;  ///< how far (StepProgress::done) the row was when last blamed
+    bool retried = false;      ///< not persisted: it goes on because of `job retry`
+    bool fresh = false;        ///< not persisted: no earlier bpgd can have done anything for it
+    std::string waiting_for;   ///< not persisted
     std::optional<StepProgress> progress;  ///< not persisted
     std::vector<Lock> locks;
     bool admitted = false;       ///< not persisted: it has a slot since its submission

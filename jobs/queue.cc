@@ -86,12 +86,15 @@ void Queue::load() {
             return false;
         },
         /*reverse=*/true);
-    store_.scan(kinds::kActive, [this](std::string_view key, std::string_view) {
+    store_.scan(kinds::kActive, [this](std::string_view key, std::string_view value) {
         const std::uint64_t number = from_big_endian(key.substr(kinds::kActive.size()));
         if (auto job = read(number)) {
             locks_.set(number, job->locks);
             open_.emplace(number, std::make_unique<Job>(std::move(*job)));
         }
+        if (value.empty()) return true;
+        const auto kept = nlohmann::json::parse(value);
+        kept_progress_[number] = {kept.at("step"), kept.at("done")};
         return true;
     });
     load_cancellations();
@@ -516,6 +519,23 @@ void Queue::show_progress(std::uint64_t number, StepProgress progress) {
     open_.at(number)->progress = std::move(progress);
 }
 
+std::uint64_t Queue::progress_of(const Job& job) const {
+    const auto kept = kept_progress_.find(job.number);
+    return kept == kept_progress_.end() || kept->second.step != job.step ? 0 : kept->second.done;
+}
+
+asio::awaitable<void> Queue::keep_progress(std::vector<std::uint64_t> numbers) {
+    Batch batch;
+    for (const std::uint64_t number : numbers) {
+        const Job& job = *open_.at(number);
+        if (!job.progress || job.progress->done <= progress_of(job)) continue;
+        kept_progress_[number] = {job.step, job.progress->done};
+        const nlohmann::json value{{"step", job.step}, {"done", job.progress->done}};
+        batch.put(active_key(number), json_text(value));
+    }
+    if (!batch.empty()) co_await store_.commit(std::move(batch));
+}
+
 asio::awaitable<void> Queue::commit(Job job, Batch batch) {
     const bool ended = is_final(job.state) && job.state != JobState::kStuck;
     batch.put(job_key(job.number), json_text(to_record(job)));
@@ -528,6 +548,7 @@ asio::awaitable<void> Queue::commit(Job job, Batch batch) {
     if (job.state == JobState::kFailed) failures_.push_back(*job.finished_at);
     if (ended) {
         cancellations_.erase(job.number);
+        kept_progress_.erase(job.number);
         locks_.drop(job.number);
         open_.erase(job.number);
     } else {

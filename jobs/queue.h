@@ -157,6 +157,11 @@ class Queue {
     std::size_t at_work_at_death() const { return at_work_at_death_; }
     /// Says so to the next one; the store is closed next.
     void note_orderly_end();
+    /// How far the row that the job is in has got, as it told this daemon or one before.
+    std::uint64_t progress_of(const Job& job) const;
+    /// Remembers how far these rows have got, for the daemons to come. Jobs whose end is being
+    /// written must not be among them.
+    asio::awaitable<void> keep_progress(std::vector<std::uint64_t> numbers);
     /// For display only, not persisted.
     void show(std::uint64_t number, JobState state, std::string waiting_for);
     void show_progress(std::uint64_t number, StepProgress progress);
@@ -186,6 +191,12 @@ class Queue {
     std::map<std::uint64_t, std::unique_ptr<Job>> open_;
     std::map<std::string, std::shared_ptr<Signal>> signals_;  ///< of open jobs that are waited for
     std::map<std::uint64_t, std::shared_ptr<Cancellation>> cancellations_;  ///< of open jobs
+    /// How far a row has got, as it is in the store.
+    struct KeptProgress {
+        std::string step;
+        std::uint64_t done = 0;
+    };
+    std::map<std::uint64_t, KeptProgress> kept_progress_;  ///< of open jobs
     LockTable locks_;
     JobLogs* logs_ = nullptr;
     Estimates estimates_;

@@ -40,9 +40,10 @@ namespace asio = boost::asio;
 /// Two-letter kinds that open every key. A kind is never reused for something else.
 namespace kinds {
 inline constexpr std::string_view kMeta = "me";
-inline constexpr std::string_view kJob = "jb";          ///< + big-endian job number
-inline constexpr std::string_view kJobId = "ji";        ///< + job id, value: number
-inline constexpr std::string_view kActive = "ac";       ///< + big-endian number of an open job
+inline constexpr std::string_view kJob = "jb";    ///< + big-endian job number
+inline constexpr std::string_view kJobId = "ji";  ///< + job id, value: number
+/// + big-endian number of an open job; value: how far its row is, or nothing.
+inline constexpr std::string_view kActive = "ac";
 inline constexpr std::string_view kCancel = "cn";       ///< + the same, of one to be cancelled
 inline constexpr std::string_view kEvent = "ev";        ///< + big-endian number + big-endian seq
 inline constexpr std::string_view kIdempotency = "ik";  ///< + caller's key

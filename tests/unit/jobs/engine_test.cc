@@ -28,6 +28,56 @@ TEST_F(EngineTest, ARowMayLeaveNothingToDoForTheRest) {
     EXPECT_EQ(event_types(ended).back(), "job_succeeded");
 }
 
+/// A row that takes longer than any life of bpgd, as a long recovery does.
+class LongRowTest : public EngineTest {
+  protected:
+    void SetUp() override {
+        EngineTest::SetUp();
+        stage_.runs["prod.two"] = [this](const JobContext& context) -> asio::awaitable<Progress> {
+            while (done_ < kAll) {
+                context.show_progress({done_, kAll, "bytes"});
+                co_await pause_for(1ms);
+            }
+            co_return Done{};
+        };
+        job_ = life().submit("prod");
+    }
+    /// Until bpgd has kept how far it is; then bpgd dies.
+    void live_until(std::uint64_t done) {
+        done_ = done;
+        life().until([this] {
+            const Job& now = life().queue().open_job(job_.number);
+            return now.progress && now.progress->done == done_;
+        });
+        timeline_.advance(1s);
+        life().until([this] {
+            return life().queue().progress_of(life().queue().open_job(job_.number)) == done_;
+        });
+        next_life();
+    }
+
+    static constexpr std::uint64_t kAll = 1000;
+    std::uint64_t done_ = 0;
+    Job job_;
+};
+
+TEST_F(LongRowTest, DeathsInARowThatGetsFurtherAreNotHeldAgainstIt) {
+    for (std::uint64_t done = 10; done <= 100; done += 10)
+        live_until(done);
+    live_until(100);
+    done_ = kAll;
+    EXPECT_EQ(life().end_of(job_).state, JobState::kSucceeded);
+}
+
+TEST_F(LongRowTest, DeathsInARowThatOnlyBeginsAgainAre) {
+    live_until(50);
+    live_until(50);
+    live_until(50);
+    const Job stuck = life().end_of(job_);
+    EXPECT_EQ(stuck.state, JobState::kStuck);
+    EXPECT_EQ(stuck.error->detail, "bpgd died 3 times, one after the other, at step \"two\"");
+}
+
 TEST_F(EngineTest, CancelledInAWaitItIsUndoneAtOnce) {
     stage_.runs["prod.two"] = wait_an_hour;
     const Job job = life().submit("prod");
