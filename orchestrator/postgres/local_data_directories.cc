@@ -49,12 +49,17 @@ void write_config(const OwnedConfig& config) {
 
     ensure_directory(conf, 0750, owner);
     const Tree files(conf);
-    // The closing of the door comes before anything else could go wrong. None needs to survive a
-    // power loss: all are written again before every start.
-    const std::string hba = pg_hba_conf(config.open, clients_of(config));
-    files.replace_unsynced("pg_hba.conf", hba, 0640, owner);
-    files.replace_unsynced("pg_ident.conf", pg_ident_conf(), 0640, owner);
-    files.replace_unsynced("postgresql.conf", postgresql, 0640, owner);
+    // None needs to survive a power loss: all are looked at again before every start. One that is
+    // there already is left alone: a server whose start bpgd did not live to see may just be
+    // reading it, and on zfs-fuse finds nothing in the place of a file that is being replaced.
+    const auto put = [&](const char* name, const std::string& content) {
+        if (files.holds(name, content, 0640, owner)) return;
+        files.replace_unsynced(name, content, 0640, owner);
+    };
+    // The closing of the door comes before anything else could go wrong.
+    put("pg_hba.conf", pg_hba_conf(config.open, clients_of(config)));
+    put("pg_ident.conf", pg_ident_conf());
+    put("postgresql.conf", postgresql);
 }
 
 void check(const std::filesystem::path& path, bool running) {

@@ -163,6 +163,19 @@ std::optional<std::string> Tree::read(const std::string& relative, std::size_t m
     }
 }
 
+bool Tree::holds(const std::string& relative, std::string_view content, mode_t mode,
+                 FileOwner owner) const {
+    if (type_of(relative) != EntryType::kFile) return false;
+    const UniqueFd fd = open_file(relative);
+    struct stat facts{};
+    if (!fd || ::fstat(fd.get(), &facts) != 0) return false;
+    if ((facts.st_mode & 07777U) != mode || facts.st_uid != owner.uid ||
+        facts.st_gid != owner.gid || static_cast<std::size_t>(facts.st_size) != content.size()) {
+        return false;
+    }
+    return read(relative, content.size()) == content;
+}
+
 void Tree::replace(const std::string& relative, std::string_view content, mode_t mode,
                    FileOwner owner) const {
     const UniqueFd parent = put_in_place(relative, content, mode, owner, /*synced=*/true);

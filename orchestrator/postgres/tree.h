@@ -42,6 +42,10 @@ class Tree {
     /// Opens for reading; empty when absent. Throws kCorrupt as read() does.
     UniqueFd open_file(const std::string& relative) const;
 
+    /// Whether this very file is there: regular, with this content, mode and owner.
+    bool holds(const std::string& relative, std::string_view content, mode_t mode,
+               FileOwner owner) const;
+
     /// Writes a file aside, syncs it, renames it into place and syncs the directory it is in.
     void replace(const std::string& relative, std::string_view content, mode_t mode,
                  FileOwner owner) const;

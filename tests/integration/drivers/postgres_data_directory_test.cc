@@ -446,6 +446,52 @@ TEST_F(DataDirectory, OwnedConfigurationIsRootsAndReadableByTheInstanceOnly) {
               "setting_owned");
 }
 
+/// A server that a bpgd before this one had started reads them at any moment; on zfs-fuse it finds
+/// nothing in the place of a file that is just being replaced, and lets nobody in for good.
+TEST_F(DataDirectory, OwnedConfigurationThatIsThereAlreadyIsLeftAloneAndAnyOtherIsReplaced) {
+    Instance instance(drivers_);
+    instance.write_config();
+    const std::filesystem::path conf = instance.volume() / "conf";
+    const auto inode = [&conf](const std::string& file) {
+        struct stat facts{};
+        EXPECT_EQ(::stat((conf / file).c_str(), &facts), 0) << file;
+        return facts.st_ino;
+    };
+    const std::vector<std::string> files = {"postgresql.conf", "pg_hba.conf", "pg_ident.conf"};
+    std::vector<ino_t> before;
+    for (const std::string& file : files)
+        before.push_back(inode(file));
+    instance.write_config();
+    for (std::size_t i = 0; i < files.size(); ++i)
+        EXPECT_EQ(inode(files[i]), before[i]) << files[i];
+
+    const auto content = read_file(conf / "pg_ident.conf", 1U << 20U);
+    const auto spoil = [&](std::size_t way) {
+        const std::filesystem::path path = conf / "pg_ident.conf";
+        if (way == 0) std::ofstream(path) << std::string(content->size(), '#');
+        if (way == 1) std::ofstream(path, std::ios::app) << "bpg somebody postgres\n";
+        if (way == 2) std::filesystem::resize_file(path, 0);
+        if (way == 3) ASSERT_EQ(::chmod(path.c_str(), 0666), 0);
+        if (way == 4) ASSERT_EQ(::chown(path.c_str(), 1, 1), 0);
+        if (way == 5) std::filesystem::remove(path);
+        if (way == 6) {
+            std::filesystem::rename(path, conf / "elsewhere");
+            std::filesystem::create_symlink("elsewhere", path);
+        }
+    };
+    for (std::size_t way = 0; way <= 6; ++way) {
+        spoil(way);
+        instance.write_config();
+        EXPECT_EQ(read_file(conf / "pg_ident.conf", 1U << 20U), content) << way;
+        struct stat facts{};
+        ASSERT_EQ(::lstat((conf / "pg_ident.conf").c_str(), &facts), 0) << way;
+        EXPECT_TRUE(S_ISREG(facts.st_mode)) << way;
+        EXPECT_EQ(facts.st_mode & 07777U, 0640U) << way;
+        EXPECT_EQ(facts.st_uid, 0U) << way;
+        EXPECT_EQ(facts.st_gid, instance.owner().gid) << way;
+    }
+}
+
 TEST_F(DataDirectory, SettingsComeFromEverywhereInTheirOrder) {
     Instance instance(drivers_);
     std::ofstream(instance.data() / "postgresql.conf", std::ios::app)
