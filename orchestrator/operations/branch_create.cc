@@ -69,12 +69,14 @@ std::span<const jobs::Step<BranchCreate>> BranchCreate::steps() {
          &BranchCreate::prepare_clone, nothing_to_undo, nothing_to_record},
         {kStartInstance, "start PostgreSQL on the clone", &BranchCreate::start_instance,
          &BranchCreate::remove_instance, nothing_to_record},
+        // As soon as the clone starts: what the session knows dies with the daemon, and the branch
+        // would have to be begun again.
+        {kFinishBackup, "end backup mode and record the snapshot", &BranchCreate::finish_backup,
+         nothing_to_undo, &BranchCreate::record_snapshot},
         {"await_ready", "recover, answer a query, get its own password", &BranchCreate::await_ready,
          &BranchCreate::forget_password, nothing_to_record},
-        {"open_to_users", "let users in", &BranchCreate::open_to_users, nothing_to_undo,
-         nothing_to_record},
-        {kFinishBackup, "end backup mode and record the snapshot", &BranchCreate::finish_backup,
-         &BranchCreate::destroy_own_snapshot, &BranchCreate::record_snapshot},
+        {"open_to_users", "let users in", &BranchCreate::open_to_users,
+         &BranchCreate::destroy_own_snapshot, &BranchCreate::record_own_snapshot},
         {"publish", "make the branch visible", &BranchCreate::publish, nothing_to_undo,
          &BranchCreate::record_branch},
     };
@@ -500,25 +502,26 @@ asio::awaitable<void> BranchCreate::forget_password(const State& state) {
 }
 
 asio::awaitable<Progress> BranchCreate::open_to_users(State& state) {
+    if (state.restore.is_wanted()) co_await take_own_snapshot(state);
     co_await instances_.open_to_users(state.branch_id);
     co_return Done{};
+}
+
+/// What a restored one began with is not all in the snapshot it hangs on: its own WAL begins here.
+asio::awaitable<void> BranchCreate::take_own_snapshot(const State& state) {
+    const catalog::Branch made = branch(state);
+    const std::string own = state.restore.own_snapshot_id;
+    snapshot_ = co_await take_base_snapshot(services_, context_, made, own);
+    snapshot_->system_identifier = state.system_identifier;
+    snapshot_->created_by = "branch";
+    snapshot_->label = "first";
 }
 
 // --- what is recorded ----------------------------------------------------------------------------
 
 asio::awaitable<Progress> BranchCreate::finish_backup(State& state) {
     if (!services_.storage.atomic()) co_return Done{};
-    if (state.restore.is_wanted()) {
-        // What it began with is not all in the snapshot it hangs on: its own WAL begins here.
-        const catalog::Branch made = branch(state);
-        const std::string own = state.restore.own_snapshot_id;
-        snapshot_ = co_await take_base_snapshot(services_, context_, made, own);
-        snapshot_->system_identifier = state.system_identifier;
-        snapshot_->created_by = "branch";
-        snapshot_->label = "first";
-        co_return Done{};
-    }
-    // Recorded by another branch that shares it.
+    // Recorded before, or by another branch that shares it.
     if (services_.catalog.snapshot_by_id(state.snapshot_id) != nullptr) co_return Done{};
     if (is_lost(state)) co_return begin_again(state, std::string(kSessionEnded));
     if (state.in_backup) {
@@ -550,7 +553,7 @@ catalog::Snapshot BranchCreate::snapshot_without_session(const State& state) con
     snapshot.lsn = state.line_lsn;
     snapshot.timeline = parent(state).timeline;
     snapshot.mode = state.mode;
-    snapshot.system_identifier = state.system_identifier;
+    snapshot.system_identifier = parent(state).system_identifier;
     return snapshot;
 }
 
@@ -560,11 +563,11 @@ asio::awaitable<void> BranchCreate::destroy_own_snapshot(const State& state) {
     co_await services_.storage.destroy_snapshot(own);
 }
 
+void BranchCreate::record_own_snapshot(const State& state, jobs::Batch& batch) const {
+    if (state.restore.is_wanted() && snapshot_) services_.catalog.put(*snapshot_, batch);
+}
+
 void BranchCreate::record_snapshot(const State& state, jobs::Batch& batch) const {
-    if (state.restore.is_wanted()) {
-        if (snapshot_) services_.catalog.put(*snapshot_, batch);
-        return;
-    }
     if (!snapshot_ || services_.catalog.snapshot_by_id(state.snapshot_id) != nullptr) return;
     services_.catalog.put(*snapshot_, batch);
 }

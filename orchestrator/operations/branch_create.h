@@ -79,6 +79,7 @@ class BranchCreate {
 
     void record_origin(const State& state, jobs::Batch& batch) const;
     void record_snapshot(const State& state, jobs::Batch& batch) const;
+    void record_own_snapshot(const State& state, jobs::Batch& batch) const;
     void record_branch(const State& state, jobs::Batch& batch) const;
 
     const catalog::Branch& branch(const State& state) const;
@@ -93,6 +94,7 @@ class BranchCreate {
     asio::awaitable<void> snapshot_running_parent(State& state, SharedSnapshots::Round& round);
     asio::awaitable<void> snapshot_stopped_parent(State& state);
     asio::awaitable<std::optional<jobs::Progress>> await_recovery(State& state);
+    asio::awaitable<void> take_own_snapshot(const State& state);
     jobs::Progress begin_from(State& state, std::string older, std::string why) const;
     asio::awaitable<void> let_go_of(std::string snapshot_id, const State& state);
     bool is_lost(const State& state) const;
@@ -113,7 +115,7 @@ class BranchCreate {
 
     PointInTime point_in_time_;
     std::optional<postgres::ReadyFacts> ready_;
-    std::optional<catalog::Snapshot> snapshot_;  ///< what finish_backup found out
+    std::optional<catalog::Snapshot> snapshot_;  ///< that the row at work has to record
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchCreate::State, branch_id, parent_id,

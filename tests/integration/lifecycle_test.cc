@@ -133,8 +133,8 @@ TEST_P(Lifecycle, ASyncThatFailsLeavesTheOldOneServing) {
     create("shop/dev");
     add_row("shop/dev");
     const World world = host().world();
-    for (const char* step : {"take_snapshot", "clone_volume", "start_aside", "await_ready",
-                             "finish_backup", "stop_old", "swap"}) {
+    for (const char* step : {"take_snapshot", "clone_volume", "start_aside", "finish_backup",
+                             "await_ready", "stop_old", "swap"}) {
         restart_failing_at(std::string("branch-sync.") + step);
         expect_error(host().bpg_error({"branch", "sync", "shop/dev"}), 1, "failure_injected");
         EXPECT_EQ(rows("shop/dev"), kRows + 1) << step;
