@@ -71,11 +71,13 @@ TEST_P(Cancel, OfACreateThatWaitsForPostgresLeavesNothingBehind) {
 TEST_P(Cancel, OfAQueuedJobEndsItAtOnceAndChangesNothing) {
     const std::string create_id = stalled_create("shop/slow");
     const World before = host().world();
-    for (const std::vector<std::string>& command :
-         {std::vector<std::string>{"--no-wait", "stop", "shop/main"},
-          std::vector<std::string>{"--no-wait", "restart", "shop/main"}}) {
+    const std::vector<std::string> of_it{"--no-wait",  "branch", "create",
+                                         "shop/of-it", "--from", "shop/slow"};
+    std::vector<std::string> stopped = of_it;
+    stopped.emplace_back("--stopped");
+    for (const auto& command : {of_it, stopped}) {
         const std::string id = host().bpg_json(command).at("id");
-        ASSERT_TRUE(eventually([&] { return job(id).at("waiting_for").is_string(); }, 10s));
+        EXPECT_TRUE(eventually([&] { return job(id).at("waiting_for").is_string(); }, 10s));
         EXPECT_EQ(job(id).at("state"), "queued");
         const Json ended = host().bpg_json({"job", "cancel", id});
         EXPECT_EQ(ended.at("state"), "cancelled");
