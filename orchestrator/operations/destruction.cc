@@ -80,8 +80,10 @@ asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> bran
         const std::string owner = branch->owner_of_volume();
         services_.shared_snapshots.release(id);
         const std::vector<Snapshot> first = co_await snapshots_that_go_before(volume, branch_ids);
-        for (const Snapshot& snapshot : first)
-            co_await destroy_unless_cloned(services_, {snapshot.volume, snapshot.id});
+        for (const Snapshot& snapshot : first) {
+            const storage::SnapshotRef place{snapshot.volume, snapshot.id};
+            if (co_await destroy_unless_cloned(services_, place)) gone_.insert(snapshot.id);
+        }
         co_await destroy_volume(volume, owner);
     }
 }
@@ -120,11 +122,12 @@ asio::awaitable<std::vector<Snapshot>> Destruction::snapshots_that_go_before(
     }
     std::vector<Snapshot> found;
     for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
-        const bool is_own = snapshot.volume == volume;
+        const bool is_own = snapshot.volume == volume && !gone_.contains(id);
         if (is_own && !services_.shared_snapshots.is_claimed(id)) found.push_back(snapshot);
     }
     for (const Snapshot& snapshot : origins_.unclaimed()) {
         if (snapshot.volume == volume || staying.contains(snapshot.volume)) continue;
+        if (gone_.contains(snapshot.id)) continue;
         if (co_await origins_.may_go(snapshot)) found.push_back(snapshot);
     }
     co_return found;

@@ -2,6 +2,7 @@
 // what waits there. Forward only, since what is destroyed does not come back.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -74,6 +75,7 @@ class Destruction {
     Instances instances_;
     SpareOrigins origins_;
     std::vector<std::string> destroyed_;
+    std::set<std::string> gone_;  ///< snapshots destroyed here; on record until forget_snapshots()
 };
 
 /// The rows that destroy what is in the trash: all of trash-purge, and the end of deletes that keep

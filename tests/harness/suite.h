@@ -163,8 +163,9 @@ class HostSuite : public ::testing::TestWithParam<Parameter> {
         return host_->bpg_json(arguments);
     }
     static void remove(const std::string& ref) { host_->bpg_json({"-y", "branch", "delete", ref}); }
-    static void remove_database(const std::string& name) {
-        host_->bpg_json({"-y", "db", "delete", name, "--force"});
+    static void remove_database(const std::string& name,
+                                std::chrono::milliseconds deadline = 180s) {
+        host_->bpg_json({"-y", "db", "delete", name, "--force"}, deadline);
     }
 
   private:
