@@ -209,6 +209,7 @@ void run_rounds(const TestHost& host, const Options& options, PairResult& result
 PairResult measure(const std::string& pair, const Options& options) {
     test::HostOptions host_options;
     host_options.drivers = pair_of(pair);
+    host_options.wide_ports = options.branches > 0;
     TestHost host(host_options);
     host.start_daemon();
     make_database(host, options.scale);
