@@ -82,7 +82,7 @@ asio::awaitable<void> Destruction::destroy_volumes(std::vector<std::string> bran
         const std::vector<Snapshot> first = co_await snapshots_that_go_before(volume, branch_ids);
         for (const Snapshot& snapshot : first) {
             const storage::SnapshotRef place{snapshot.volume, snapshot.id};
-            if (co_await destroy_unless_cloned(services_, place)) gone_.insert(snapshot.id);
+            if (co_await destroy_unless_cloned(services_, place)) destroyed_.insert(snapshot.id);
         }
         co_await destroy_volume(volume, owner);
     }
@@ -122,12 +122,12 @@ asio::awaitable<std::vector<Snapshot>> Destruction::snapshots_that_go_before(
     }
     std::vector<Snapshot> found;
     for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
-        const bool is_own = snapshot.volume == volume && !gone_.contains(id);
+        const bool is_own = snapshot.volume == volume && !destroyed_.contains(id);
         if (is_own && !services_.shared_snapshots.is_claimed(id)) found.push_back(snapshot);
     }
     for (const Snapshot& snapshot : origins_.unclaimed()) {
         if (snapshot.volume == volume || staying.contains(snapshot.volume)) continue;
-        if (gone_.contains(snapshot.id)) continue;
+        if (destroyed_.contains(snapshot.id)) continue;
         if (co_await origins_.may_go(snapshot)) found.push_back(snapshot);
     }
     co_return found;
@@ -182,7 +182,7 @@ asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> br
     destroyed_.clear();
     for (const Snapshot& snapshot : gone) {
         const storage::SnapshotRef place{snapshot.volume, snapshot.id};
-        if (co_await destroy_unless_cloned(services_, place)) destroyed_.push_back(snapshot.id);
+        if (co_await destroy_unless_cloned(services_, place)) destroyed_.insert(snapshot.id);
     }
     co_await origins_.destroy();
 }

@@ -74,8 +74,8 @@ class Destruction {
     jobs::JobContext& context_;
     Instances instances_;
     SpareOrigins origins_;
-    std::vector<std::string> destroyed_;
-    std::set<std::string> gone_;  ///< snapshots destroyed here; on record until forget_snapshots()
+    /// Snapshots that the row at work has destroyed; they stay on record until forget_snapshots().
+    std::set<std::string> destroyed_;
 };
 
 /// The rows that destroy what is in the trash: all of trash-purge, and the end of deletes that keep
