@@ -222,12 +222,12 @@ asio::awaitable<void> Engine::watch_deadlines() {
                 queue_.changed().notify();  // it may wait for a lock
             }
         }
-        co_await queue_.keep_progress(tellers());
+        co_await queue_.keep_progress(jobs_with_progress());
     }
 }
 
 /// Those at work in a row that has told how far it is, and that is not being ended.
-std::vector<std::uint64_t> Engine::tellers() const {
+std::vector<std::uint64_t> Engine::jobs_with_progress() const {
     std::vector<std::uint64_t> numbers;
     for (const auto& [number, attempt] : running_) {
         const Job& job = attempt->job;
@@ -386,7 +386,7 @@ void Engine::begin_row(Attempt& attempt) {
     record.state = "running";
     record.started_at = clock_.now();
     attempt.context.begin_row(attempt.operation->steps[attempt.row].irreversible.empty(),
-                              /*is_again=*/attempt.row_begun);
+                              /*was_begun_before=*/attempt.row_begun);
     attempt.row_begun = true;
 }
 

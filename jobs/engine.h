@@ -69,7 +69,7 @@ class Engine {
     asio::awaitable<void> park(Job job, std::string why);
     asio::awaitable<void> resume(Attempt& attempt);
     bool is_blamed_too_often(Job& job) const;
-    std::vector<std::uint64_t> tellers() const;
+    std::vector<std::uint64_t> jobs_with_progress() const;
     asio::awaitable<void> begin(Attempt& attempt);
     asio::awaitable<void> walk(Attempt& attempt);
     bool is_to_end(const Attempt& attempt) const;

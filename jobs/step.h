@@ -106,11 +106,11 @@ class JobContext {
     }
     /// The row was begun before: it failed or waited, or bpgd ended in it. What it does may have
     /// been done, and nobody knows.
-    bool is_again() const { return is_again_; }
+    bool was_begun_before() const { return was_begun_before_; }
     /// Of the row that is about to run; an undo is never cancelled. Said by the engine.
-    void begin_row(bool is_reversible, bool is_again) {
+    void begin_row(bool is_reversible, bool was_begun_before) {
         is_reversible_ = is_reversible;
-        is_again_ = is_again;
+        was_begun_before_ = was_begun_before;
     }
     void begin_undo() { is_reversible_ = false; }
 
@@ -120,7 +120,7 @@ class JobContext {
     Hooks hooks_;
     std::shared_ptr<const Cancellation> cancellation_;
     bool is_reversible_ = true;
-    bool is_again_ = false;
+    bool was_begun_before_ = false;
     std::vector<std::string> warnings_;
 };
 

@@ -140,7 +140,7 @@ asio::awaitable<Progress> BranchCreate::take_snapshot(State& state) {
     // clone_volume copies from the parent itself, or from a snapshot that is there.
     if (!services_.storage.atomic() || state.is_given) co_return Done{};
     // What an earlier try took, if it did, is nobody's when this one joins another's.
-    if (context_.is_again()) co_await let_go_of(state.snapshot_id, state);
+    if (context_.was_begun_before()) co_await let_go_of(state.snapshot_id, state);
     const SharedSnapshots::Place place = co_await services_.shared_snapshots.enter(
         state.parent_id, state.fast, state.branch_id, state.snapshot_id);
     if (place.leads && !co_await lead_round(state, *place.round)) {

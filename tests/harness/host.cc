@@ -367,6 +367,13 @@ Json TestHost::finished_job(const std::string& id, std::chrono::milliseconds dea
     return job;
 }
 
+std::string TestHost::outcome(const std::string& id) const {
+    const Json job = finished_job(id);
+    if (job.at("state") == "succeeded") return "succeeded";
+    return job.at("state").get<std::string>() + ": " + job.dump(2) + "\n" +
+           bpg({"-o", "json", "job", "tail", id}).out;
+}
+
 void TestHost::wait_until_idle(std::chrono::milliseconds deadline) const {
     Json open;
     const bool idle = eventually(

@@ -132,6 +132,9 @@ class TestHost {
     bool branch_exists(const std::string& ref) const;
     /// The job `id` once it is finished.
     Json finished_job(const std::string& id, std::chrono::milliseconds deadline = 120s) const;
+    /// How it ended: "succeeded", or its state with its error and all that happened in it, so that
+    /// a failed comparison tells why.
+    std::string outcome(const std::string& id) const;
     /// Until no job is open (queued, waiting, running, retrying, undoing). Throws when one is
     /// stuck.
     void wait_until_idle(std::chrono::milliseconds deadline = 120s) const;

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Adds up what the test programs reported: a table of suites with their time budgets, the names of
-what failed and what was skipped with its reason, and as the last line "N passed, N failed,
+"""Adds up what the test programs reported: a table of suites with their time budgets, what failed
+with what it said, what was skipped with its reason, and as the last line "N passed, N failed,
 N skipped".
 
     summary.py DIRECTORY [--filtered]
@@ -19,6 +19,8 @@ import xml.etree.ElementTree
 BUDGETS = {"tidy": 30, "unit": 60, "crash": 240, "real": 600}
 # Tests that are named with their time.
 SHOWN = 15
+# Characters of what a failed test said. Who reads only the end of a log finds it there.
+SAID_MAX = 3000
 
 
 class Program:
@@ -36,8 +38,9 @@ class Program:
         if os.path.exists(report) and os.path.getsize(report) > 0:
             self.add_gtest(xml.etree.ElementTree.parse(report))
         if self.code != 0 and not self.failed:
-# It crashed, or failed outside a test (a suite that leaves something behind).
-            self.failed.append(f"{self.program} ended with code {self.code} outside its tests")
+            # It crashed, or failed outside a test (a suite that leaves something behind).
+            name = f"{self.program} ended with code {self.code} outside its tests"
+            self.failed.append((name, ""))
 
     def add_rules(self, results):
         for result in results:
@@ -45,7 +48,7 @@ class Program:
             if result["state"] == "passed":
                 self.passed += 1
             elif result["state"] == "failed":
-                self.failed.append(name)
+                self.failed.append((name, "\n".join(result["messages"])))
             else:
                 self.skipped.append((name, " ".join(result["messages"])))
 
@@ -54,8 +57,9 @@ class Program:
             name = f"{test.get('classname')}.{test.get('name')}"
             self.times.append((float(test.get("time") or 0), name))
             skipped = test.find("skipped")
-            if test.find("failure") is not None:
-                self.failed.append(name)
+            failures = [one.get("message", "") for one in test.findall("failure")]
+            if failures:
+                self.failed.append((name, "\n".join(failures)))
             elif skipped is not None:
                 self.skipped.append((name, skipped.get("message", "").split("\n")[-1].strip()))
             elif test.get("result") == "completed":
@@ -95,8 +99,10 @@ def main():
         print_slowest(programs)
     real_skipped = False
     for one in programs:
-        for name in one.failed:
+        for name, said in one.failed:
             print(f"failed: {name} ({one.preset})")
+            for line in said[:SAID_MAX].splitlines():
+                print(f"    {line}")
         for name, reason in one.skipped:
             print(f"skipped: {name} ({one.preset}): {reason or 'no reason given'}")
             real_skipped = real_skipped or one.kind == "real"

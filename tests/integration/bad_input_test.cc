@@ -606,7 +606,7 @@ TEST_P(BadInput, AFullQueueIsRefusedAndLeavesNoReservation) {
     expect_refused(host(), {"branch", "create", "shop/second"}, full);
     expect_refused(host(), {"db", "create", "second"}, full);
     ::kill(parent, SIGCONT);
-    EXPECT_EQ(host().finished_job(job.at("id")).at("state"), "succeeded");
+    EXPECT_EQ(host().outcome(job.at("id")), "succeeded");
     EXPECT_FALSE(host().branch_exists("shop/second"));
     EXPECT_EQ(host().bpg({"db", "get", "second"}).exit_code, 3);
     EXPECT_EQ(host().compare_world_with_catalog(), "");

@@ -102,7 +102,7 @@ TEST_P(Cancel, OfADeleteThatHasBegunIsRefused) {
                     "branch-delete shop/doomed is at step remove_instance: what it destroys does "
                     "not come back",
                     "wait for it: bpg job tail -f " + id});
-    EXPECT_EQ(host().finished_job(id).at("state"), "succeeded");
+    EXPECT_EQ(host().outcome(id), "succeeded");
     expect_refused(host(), {"job", "cancel", id},
                    {5, "job_ended", "job " + id + " has ended already",
                     "branch-delete shop/doomed succeeded", "there is nothing left to cancel"});

@@ -227,7 +227,7 @@ TEST_P(Commands, APausedDatabaseTakesJobsAndDoesNone) {
         << warnings.dump();
     const CliResult resumed = host().bpg({"job", "resume", "--database", "shop"});
     EXPECT_EQ(resumed.out, "database shop goes on\n") << resumed.text();
-    EXPECT_EQ(host().finished_job(id).at("state"), "succeeded");
+    EXPECT_EQ(host().outcome(id), "succeeded");
     expect_refused(host(), {"job", "resume", "--database", "shop"},
                    {5, "not_paused", "database shop is not paused",
                     "nobody paused it, or it was resumed already", "there is nothing to do"});

@@ -132,7 +132,7 @@ TEST_P(DaemonLife, SigtermDuringAJobStopsItAndTheJobGoesOnAtTheNextStart) {
         host().bpg_json({"--no-wait", "branch", "create", "prod/later"}).at("id");
     EXPECT_EQ(host().stop_daemon(10s), 0);
     host().start_daemon();
-    EXPECT_EQ(host().finished_job(id).at("state"), "succeeded");
+    EXPECT_EQ(host().outcome(id), "succeeded");
     EXPECT_EQ(query_number(host().url("prod/later"), "SELECT 1"), 1);
     remove("prod/later");
 }
@@ -188,7 +188,7 @@ TEST_P(DaemonLife, EventsOfAJobHaveNoGapOverARestart) {
     host().kill_daemon();
     std::this_thread::sleep_for(500ms);  // the follower meets a daemon that is not there
     host().start_daemon();
-    EXPECT_EQ(host().finished_job(id).at("state"), "succeeded");
+    EXPECT_EQ(host().outcome(id), "succeeded");
     follower.join();
     ASSERT_EQ(followed.exit_code, 0) << followed.text();
     const auto seen = parse_events(followed.out);

@@ -331,7 +331,7 @@ class StateDiskInAJob : public StateDisk {
         expect_reads_work();
     }
     void expect_it_went_on() {
-        EXPECT_EQ(host().finished_job(job_).at("state"), "succeeded");
+        EXPECT_EQ(host().outcome(job_), "succeeded");
         EXPECT_EQ(query_number(host().url("shop/new"), "SELECT n FROM kept"), 7);
         EXPECT_EQ(host().bpg_json({"status"}).at("warnings").dump().find("full"),
                   std::string::npos);

@@ -205,10 +205,10 @@ TEST_P(Lifecycle, SyncTwiceAtOnceIsOneThatRunsAndOneThatWaits) {
     const std::string first = sync();
     EXPECT_EQ(sync(), first) << "it has not begun";
     host().bpg_json({"job", "resume", "--database", "shop"});
-    EXPECT_EQ(host().finished_job(first).at("state"), "succeeded");
+    EXPECT_EQ(host().outcome(first), "succeeded");
     const std::string second = sync();
     EXPECT_NE(second, first);
-    EXPECT_EQ(host().finished_job(second).at("state"), "succeeded");
+    EXPECT_EQ(host().outcome(second), "succeeded");
     EXPECT_EQ(host().branch("shop/dev").at("incarnation").at("number"), 3);
 }
 
@@ -600,7 +600,7 @@ TEST_P(Lifecycle, IncarnationsThatShareAPasswordMayBePurgedAtOnceAndLeaveNone) {
             jobs.push_back(job.at("id"));
         }
         for (const std::string& job : jobs)
-            EXPECT_EQ(host().finished_job(job).at("state"), "succeeded");
+            EXPECT_EQ(host().outcome(job), "succeeded");
     }
     host().wait_until_idle();
     EXPECT_EQ(describe_difference(world_before, host().world()), "");
@@ -905,7 +905,7 @@ TEST_P(Deletes, AParentMayFollowItsChildBeforeThatIsDestroyed) {
             },
             30s));
         EXPECT_TRUE(parent.ok()) << "round " << round << ": " << parent.text();
-        EXPECT_EQ(host().finished_job(child).at("state"), "succeeded") << "round " << round;
+        EXPECT_EQ(host().outcome(child), "succeeded") << "round " << round;
         if (HasFailure()) break;
     }
     host().wait_until_idle();

@@ -52,9 +52,6 @@ class RecoveryTraps : public HostSuite<RecoveryTraps> {
     static void restore(const std::string& ref, const std::string& from, WallTime target) {
         host().bpg_json({"branch", "create", ref, "--from", from, "--pitr", format_time(target)});
     }
-    static void remove_for_good(const std::string& ref) {
-        host().bpg_json({"-y", "branch", "delete", ref, "--purge"});
-    }
 
     static fs::path data(const std::string& ref) {
         return host().volumes() / host().branch(ref).at("storage").at("name").get<std::string>() /
@@ -373,24 +370,24 @@ TEST_P(PreparedTransaction, FindsAPlaceInABranchAtATimeAndBehindACrashOfIt) {
 
 /// A logical slot stops a server whose wal_level is not logical, as a branch's is (E42); any slot
 /// keeps WAL for a reader who never comes.
-TEST_P(RecoveryTraps, SlotsStayWithTheParentAndPinNoWalOfABranch) {
-    const std::string main = ledger_database("shop");
-    host().bpg_json({"branch", "set", main, "--pg", "wal_level=logical"});
-    execute_alone(host().url(main),
-                  "SELECT pg_create_logical_replication_slot('logical', 'pgoutput')");
-    execute_alone(host().url(main), "SELECT pg_create_physical_replication_slot('physical', true)");
-    host().bpg_json({"snapshot", "create", main});
-    write(main, 4);
-    const Ledger ledger = ledger_of(main);
-    create("shop/copy");
-    restore("shop/then", main, ledger[2].second);
-    EXPECT_EQ(rows("shop/copy"), rows_until(ledger, ledger[3].second));
-    EXPECT_EQ(rows("shop/then"), rows_until(ledger, ledger[2].second));
-    for (const char* ref : {"shop/copy", "shop/then"}) {
+class Slots : public RecoveryTraps {
+  protected:
+    static std::string database_with_slots() {
+        const std::string main = ledger_database("shop");
+        host().bpg_json({"branch", "set", main, "--pg", "wal_level=logical"});
+        const std::string url = host().url(main);
+        execute_alone(url, "SELECT pg_create_logical_replication_slot('logical', 'pgoutput')");
+        execute_alone(url, "SELECT pg_create_physical_replication_slot('physical', true)");
+        return main;
+    }
+    static std::int64_t slots(const std::string& ref) {
+        return query_number(host().url(ref), "SELECT count(*) FROM pg_replication_slots");
+    }
+    static void expect_none_that_pins_wal(const std::string& ref) {
         const std::string url = host().url(ref);
-        EXPECT_EQ(show(ref, "wal_level"), "replica") << ref;
-        EXPECT_EQ(query_number(url, "SELECT count(*) FROM pg_replication_slots"), 0) << ref;
-        EXPECT_EQ(names_in(data(ref) / "pg_replslot"), std::vector<std::string>{}) << ref;
+        EXPECT_EQ(show(ref, "wal_level"), "replica");
+        EXPECT_EQ(slots(ref), 0);
+        EXPECT_EQ(names_in(data(ref) / "pg_replslot"), std::vector<std::string>{});
         const fs::path first =
             data(ref) / "pg_wal" / query_value(url, "SELECT pg_walfile_name(pg_current_wal_lsn())");
         ASSERT_TRUE(fs::exists(first)) << first;
@@ -404,38 +401,84 @@ TEST_P(RecoveryTraps, SlotsStayWithTheParentAndPinNoWalOfABranch) {
             20s))
             << "kept: " << first;
     }
-    EXPECT_EQ(query_number(host().url(main), "SELECT count(*) FROM pg_replication_slots"), 2);
+};
+
+TEST_P(Slots, StayWithTheParentAndPinNoWalOfABranch) {
+    const std::string main = database_with_slots();
+    write(main, 2);
+    create("shop/copy");
+    EXPECT_EQ(rows("shop/copy"), rows(main));
+    expect_none_that_pins_wal("shop/copy");
+    EXPECT_EQ(slots(main), 2);
+}
+
+TEST_P(Slots, StayWithTheParentAndPinNoWalOfARestoredBranch) {
+    const std::string main = database_with_slots();
+    host().bpg_json({"snapshot", "create", main});
+    write(main, 4);
+    const Ledger ledger = ledger_of(main);
+    restore("shop/then", main, ledger[2].second);
+    EXPECT_EQ(rows("shop/then"), rows_until(ledger, ledger[2].second));
+    expect_none_that_pins_wal("shop/then");
+    EXPECT_EQ(slots(main), 2);
 }
 
 /// Its origin holds the WAL up to where it left the parent, its own archive all from there on (E61,
 /// LIN-1): nothing else is asked, and so never what the parent wrote afterwards (E36).
-TEST_P(RecoveryTraps, ABranchIsRestoredFromItsOriginAndItsOwnArchiveAlone) {
-    const std::string main = ledger_database("shop");
-    write(main, 3);
-    const Json dev = create("shop/dev");
-    write("shop/dev", 3);
-    execute(host().url("shop/dev"), "SELECT pg_switch_wal()");
-    write("shop/dev", 3);
-    write(main, 5);
-    execute(host().url(main), "SELECT pg_switch_wal()");
-    const Ledger ledger = ledger_of("shop/dev");
-    ASSERT_EQ(ledger.size(), 3U + 6);
-    host().bpg_json({"stop", main});
-    const fs::path parents = archive(main);
-    const fs::path aside = host().base() / "out-of-reach";
-    fs::rename(parents, aside);
+class RestoredWithoutTheParent : public RecoveryTraps {
+  protected:
+    /// What its parent archived is out of reach behind this.
+    void SetUp() override {
+        const std::string main = ledger_database("shop");
+        write(main, 3);
+        dev_ = create("shop/dev");
+        write("shop/dev", 3);
+        execute(host().url("shop/dev"), "SELECT pg_switch_wal()");
+        write("shop/dev", 3);
+        write(main, 5);
+        execute(host().url(main), "SELECT pg_switch_wal()");
+        ledger_ = ledger_of("shop/dev");
+        ASSERT_EQ(ledger_.size(), 3U + 6);
+        host().bpg_json({"stop", main});
+        parents_ = archive(main);
+        fs::rename(parents_, aside());
+    }
+    void TearDown() override {
+        fs::rename(aside(), parents_);
+        RecoveryTraps::TearDown();
+    }
 
-    const WallTime fork = *parse_time(dev.at("created_from").at("at").get<std::string>());
-    for (const WallTime target : {fork, ledger[5].second, SystemClock().now()}) {
+    WallTime fork() const {
+        return *parse_time(dev_.at("created_from").at("at").get<std::string>());
+    }
+    const Ledger& ledger() const { return ledger_; }
+    void expect_exact_at(WallTime target) const {
         const Json plan = host().bpg_json({"branch", "create", "shop/then", "--from", "shop/dev",
                                            "--pitr", format_time(target), "--dry-run"});
-        EXPECT_EQ(plan.at("base_snapshot"), dev.at("created_from").at("snapshot"));
+        EXPECT_EQ(plan.at("base_snapshot"), dev_.at("created_from").at("snapshot"));
         restore("shop/then", "shop/dev", target);
-        EXPECT_EQ(rows("shop/then"), rows_until(ledger, target)) << format_time(target);
+        EXPECT_EQ(rows("shop/then"), rows_until(ledger_, target)) << format_time(target);
         EXPECT_EQ(host().branch("shop/then").at("timeline"), 3);
-        remove_for_good("shop/then");
     }
-    fs::rename(aside, parents);
+
+  private:
+    static fs::path aside() { return host().base() / "out-of-reach"; }
+
+    Json dev_;
+    Ledger ledger_;
+    fs::path parents_;
+};
+
+TEST_P(RestoredWithoutTheParent, ABranchIsExactWhereItLeftIt) {
+    expect_exact_at(fork());
+}
+
+TEST_P(RestoredWithoutTheParent, ABranchIsExactBetweenItsOwnCommits) {
+    expect_exact_at(ledger()[5].second);
+}
+
+TEST_P(RestoredWithoutTheParent, ABranchIsExactNow) {
+    expect_exact_at(SystemClock().now());
 }
 
 INSTANTIATE_TEST_SUITE_P(Btrfs, RestoredTwice, ::testing::Values(DriverPair{"btrfs", "process"}),
@@ -453,6 +496,14 @@ INSTANTIATE_TEST_SUITE_P(ZfsDocker, OldRecovery, ::testing::Values(DriverPair{"z
 INSTANTIATE_TEST_SUITE_P(Btrfs, PreparedTransaction,
                          ::testing::Values(DriverPair{"btrfs", "process"}), pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, PreparedTransaction,
+                         ::testing::Values(DriverPair{"zfs", "docker"}), pair_name);
+INSTANTIATE_TEST_SUITE_P(Btrfs, Slots, ::testing::Values(DriverPair{"btrfs", "process"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(ZfsDocker, Slots, ::testing::Values(DriverPair{"zfs", "docker"}),
+                         pair_name);
+INSTANTIATE_TEST_SUITE_P(Btrfs, RestoredWithoutTheParent,
+                         ::testing::Values(DriverPair{"btrfs", "process"}), pair_name);
+INSTANTIATE_TEST_SUITE_P(ZfsDocker, RestoredWithoutTheParent,
                          ::testing::Values(DriverPair{"zfs", "docker"}), pair_name);
 INSTANTIATE_TEST_SUITE_P(Btrfs, RecoveryTraps, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
