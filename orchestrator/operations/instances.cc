@@ -182,8 +182,8 @@ asio::awaitable<void> Instances::make_ready(catalog::Branch successor) {
 /// Writes what an instance reads, and says what it is.
 asio::awaitable<runtime::InstanceSpec> Instances::prepare_start(catalog::Branch place, bool open,
                                                                 std::optional<Recovery> recovery) {
-    // Brings a volume back that was unmounted; without it there would seem to be no data.
-    co_await services_.storage.find_volume(place.volume);
+    // Of one that was unmounted there would seem to be no data.
+    co_await services_.storage.mount_volume(place.volume);
     co_await write_config(place, open);
     const postgres::OwnedConfig files = config(place, open);
     const postgres::StartNeeds needs = co_await services_.data_directories.start_needs(files);

@@ -75,6 +75,11 @@ asio::awaitable<std::optional<Identity>> DirectoryStorage::find_volume(const std
     co_return co_await pool_.run(work);
 }
 
+/// A directory is always where it is.
+asio::awaitable<void> DirectoryStorage::mount_volume(const std::string&) {
+    co_return;
+}
+
 asio::awaitable<void> DirectoryStorage::create_volume(const std::string& volume,
                                                       const Identity& identity) {
     check_volume_name(volume);

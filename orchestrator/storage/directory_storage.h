@@ -16,6 +16,7 @@ class DirectoryStorage : public Storage {
     std::filesystem::path volume_path(const std::string& volume) const override;
 
     asio::awaitable<std::optional<Identity>> find_volume(const std::string& volume) override;
+    asio::awaitable<void> mount_volume(const std::string& volume) override;
     asio::awaitable<void> create_volume(const std::string& volume,
                                         const Identity& identity) override;
     /// plan.last_is_whole is called on a thread of the pool. kConflict `volume_exists` when the

@@ -94,8 +94,12 @@ class Storage {
     /// snapshot directory `.zfs` exists and while the volume it was taken of does.
     virtual std::filesystem::path snapshot_path(const SnapshotRef& snapshot) const = 0;
 
-    /// The identity of a complete volume; nothing when there is none. Throws `volume_foreign`.
+    /// The identity of a complete volume; nothing when there is none. Changes nothing, so that
+    /// whoever only asks never meets who destroys. Throws `volume_foreign`.
     virtual asio::awaitable<std::optional<Identity>> find_volume(const std::string& volume) = 0;
+    /// Brings the files of a volume that is there to its path, where a dataset may have been
+    /// unmounted. Throws `storage_unavailable` when it cannot.
+    virtual asio::awaitable<void> mount_volume(const std::string& volume) = 0;
     virtual asio::awaitable<bool> snapshot_exists(const SnapshotRef& snapshot) = 0;
 
     /// An empty volume, directory mode 0711 root. Success when it exists with this identity.

@@ -55,6 +55,11 @@ asio::awaitable<std::optional<Identity>> ZfsStorage::find_volume(const std::stri
     co_return identity;
 }
 
+asio::awaitable<void> ZfsStorage::mount_volume(const std::string& volume) {
+    const std::function<void()> work = [&] { volumes_.mount(volume); };
+    co_await patiently(work);
+}
+
 asio::awaitable<bool> ZfsStorage::snapshot_exists(const SnapshotRef& snapshot) {
     bool exists = false;
     const std::function<void()> work = [&] { exists = volumes_.snapshot_exists(snapshot); };

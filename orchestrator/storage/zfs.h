@@ -26,6 +26,7 @@ class ZfsStorage final : public Storage {
     std::filesystem::path snapshot_path(const SnapshotRef& snapshot) const override;
 
     asio::awaitable<std::optional<Identity>> find_volume(const std::string& volume) override;
+    asio::awaitable<void> mount_volume(const std::string& volume) override;
     asio::awaitable<bool> snapshot_exists(const SnapshotRef& snapshot) override;
     asio::awaitable<void> create_volume(const std::string& volume,
                                         const Identity& identity) override;

@@ -223,10 +223,11 @@ ZfsVolumes::Knowledge ZfsVolumes::knowledge() const {
 }
 
 std::optional<Identity> ZfsVolumes::find(const std::string& volume) const {
-    auto identity = owner(look({dataset(volume)}), volume);
-    // What is found is used: its directory must be the dataset's and not the empty one below it.
-    if (identity) ensure_mounted(volume);
-    return identity;
+    return owner(look({dataset(volume)}), volume);
+}
+
+void ZfsVolumes::mount(const std::string& volume) const {
+    if (find(volume)) ensure_mounted(volume);
 }
 
 bool ZfsVolumes::snapshot_exists(const SnapshotRef& snapshot) const {

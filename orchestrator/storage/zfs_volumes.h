@@ -54,6 +54,7 @@ class ZfsVolumes {
     std::filesystem::path snapshot_path(const SnapshotRef& snapshot) const;
 
     std::optional<Identity> find(const std::string& volume) const;
+    void mount(const std::string& volume) const;
     bool snapshot_exists(const SnapshotRef& snapshot) const;
     void create(const std::string& volume, const Identity& identity) const;
     void snapshot(const SnapshotRef& snapshot) const;

@@ -33,6 +33,7 @@ class FakeStorage final : public storage::Storage {
         if (found == world_.volumes.end()) co_return std::nullopt;
         co_return found->second.identity;
     }
+    asio::awaitable<void> mount_volume(const std::string&) override { co_return; }
     asio::awaitable<bool> snapshot_exists(const storage::SnapshotRef& snapshot) override {
         co_return world_.snapshots.contains({snapshot.volume, snapshot.id});
     }

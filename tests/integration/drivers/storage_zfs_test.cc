@@ -347,18 +347,23 @@ TEST_F(Zfs, CloningAgainIsSuccessAndTouchesNothing) {
     EXPECT_FALSE(fs::exists(path("prod-qa")));
 }
 
-TEST_F(Zfs, AVolumeThatIsNotMountedIsMountedWhenItIsFound) {
+TEST_F(Zfs, AVolumeThatIsNotMountedIsFoundAndMountedOnlyWhenThatIsAsked) {
     put(path("prod-main") / "file", "x");
     run_zfs({"zfs", "unmount", dataset("prod-main")});
-    EXPECT_FALSE(fs::exists(path("prod-main") / "file"));
     EXPECT_EQ(await(storage_->find_volume("prod-main")), main_);
+    EXPECT_NE(zfs_mounted_on(path("prod-main")), dataset("prod-main"))
+        << "who destroys it just then would find it busy";
+    await(storage_->mount_volume("prod-main"));
     EXPECT_EQ(get(path("prod-main") / "file"), "x");
+    await(storage_->mount_volume("prod-main"));
+    await(storage_->mount_volume("prod-none"));
+    EXPECT_FALSE(fs::exists(path("prod-none")));
 }
 
-TEST_F(Zfs, AVolumeThatCannotBeMountedIsNeverFoundEmpty) {
+TEST_F(Zfs, AVolumeThatCannotBeMountedIsNeverTakenForAnEmptyOne) {
     run_zfs({"zfs", "unmount", dataset("prod-main")});
     run_zfs({"zfs", "set", "mountpoint=none", dataset("prod-main")});
-    const ErrorInfo error = error_of([&] { await(storage_->find_volume("prod-main")); });
+    const ErrorInfo error = error_of([&] { await(storage_->mount_volume("prod-main")); });
     EXPECT_EQ(error.code, "storage_unavailable");
     EXPECT_FALSE(error.hint.empty());
     await(storage_->destroy_volume("prod-main", main_.id));
