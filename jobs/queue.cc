@@ -479,9 +479,11 @@ std::shared_ptr<Signal> Queue::signal_of(const std::string& job_id) {
 
 asio::awaitable<bool> Queue::wait_for_event(std::string job_id, std::uint64_t seen,
                                             std::chrono::steady_clock::time_point deadline) {
+    const Job job = get(job_id);
     while (true) {
-        const Job job = get(job_id);
-        if (job.last_seq > seen || is_final(job.state)) co_return true;
+        const auto open = open_.find(job.number);
+        if (open == open_.end()) co_return true;
+        if (open->second->last_seq > seen || is_final(open->second->state)) co_return true;
         const std::shared_ptr<Signal> signal = signal_of(job.id);
         if (!co_await signal->wait_until(deadline)) co_return false;
     }
@@ -489,11 +491,13 @@ asio::awaitable<bool> Queue::wait_for_event(std::string job_id, std::uint64_t se
 
 asio::awaitable<Job> Queue::wait_until_final(std::string job_id,
                                              std::chrono::steady_clock::time_point deadline) {
+    const Job job = get(job_id);
     while (true) {
-        Job job = get(job_id);
-        if (is_final(job.state)) co_return job;
+        // Every event of it wakes us: nothing is read from the store and copied but the end.
+        const auto open = open_.find(job.number);
+        if (open == open_.end() || is_final(open->second->state)) co_return get(job.id);
         const std::shared_ptr<Signal> signal = signal_of(job.id);
-        if (!co_await signal->wait_until(deadline)) co_return get(job_id);
+        if (!co_await signal->wait_until(deadline)) co_return get(job.id);
     }
 }
 
