@@ -114,11 +114,11 @@ asio::awaitable<void> Destruction::destroy_volume(std::string volume, std::strin
 /// cloned from them, and it could not go before they have.
 asio::awaitable<std::vector<Snapshot>> Destruction::snapshots_that_go_before(
     std::string volume, std::vector<std::string> branch_ids) {
+    const std::set<std::string> going(branch_ids.begin(), branch_ids.end());
     std::set<std::string> staying;
     for (const auto& [id, branch] : services_.catalog.all_branches()) {
-        const bool goes = std::find(branch_ids.begin(), branch_ids.end(), id) != branch_ids.end();
         // What is in the trash may be on its way out by another job.
-        if (!goes && !branch.trash) staying.insert(branch.volume);
+        if (!going.contains(id) && !branch.trash) staying.insert(branch.volume);
     }
     std::vector<Snapshot> found;
     for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
@@ -128,7 +128,11 @@ asio::awaitable<std::vector<Snapshot>> Destruction::snapshots_that_go_before(
     for (const Snapshot& snapshot : origins_.unclaimed()) {
         if (snapshot.volume == volume || staying.contains(snapshot.volume)) continue;
         if (destroyed_.contains(snapshot.id)) continue;
-        if (co_await origins_.may_go(snapshot)) found.push_back(snapshot);
+        // The times that it opens go with whose they are: nobody has to find out which.
+        const Branch* owner = services_.catalog.branch_of_incarnation(snapshot.incarnation_id);
+        const bool goes_too = owner != nullptr && going.contains(owner->id) &&
+                              !services_.shared_snapshots.is_claimed(snapshot.id);
+        if (goes_too || co_await origins_.may_go(snapshot)) found.push_back(snapshot);
     }
     co_return found;
 }
@@ -177,14 +181,13 @@ asio::awaitable<void> Destruction::destroy_snapshots(std::vector<std::string> br
     std::vector<Snapshot> gone;
     for (Snapshot& snapshot : snapshots_of(branch_ids)) {
         const bool is_claimed = services_.shared_snapshots.is_claimed(snapshot.id);
-        if (!is_claimed) gone.push_back(std::move(snapshot));
+        if (!is_claimed && !destroyed_.contains(snapshot.id)) gone.push_back(std::move(snapshot));
     }
-    destroyed_.clear();
     for (const Snapshot& snapshot : gone) {
         const storage::SnapshotRef place{snapshot.volume, snapshot.id};
         if (co_await destroy_unless_cloned(services_, place)) destroyed_.insert(snapshot.id);
     }
-    co_await origins_.destroy();
+    co_await origins_.destroy(destroyed_);
 }
 
 void Destruction::forget_snapshots(const std::vector<std::string>& branch_ids,

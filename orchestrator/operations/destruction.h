@@ -74,7 +74,7 @@ class Destruction {
     jobs::JobContext& context_;
     Instances instances_;
     SpareOrigins origins_;
-    /// Snapshots that the row at work has destroyed; they stay on record until forget_snapshots().
+    /// Snapshots that this try has destroyed; they stay on record until forget_snapshots().
     std::set<std::string> destroyed_;
 };
 

@@ -16,6 +16,10 @@ using jobs::Job;
 using jobs::JobState;
 using nlohmann::json;
 
+/// Branches whose volume and server are looked at. Each costs a command or two, and who waits for a
+/// job asks often.
+constexpr std::size_t kLookedAtMax = 8;
+
 /// Of every operation: their States name branches in the same way.
 std::set<std::string> branches_of(const Job& job) {
     std::set<std::string> ids;
@@ -54,6 +58,11 @@ asio::awaitable<json> look_at_world(Services& services, std::set<std::string> br
     json world = json::array();
     const Instances instances(services);
     for (const std::string& id : branch_ids) {
+        if (world.size() == kLookedAtMax) {
+            const std::size_t left = branch_ids.size() - kLookedAtMax;
+            world.push_back(fmt::format("and {} more branch{}", left, left == 1 ? "" : "es"));
+            break;
+        }
         const catalog::Branch* found = services.catalog.branch_by_id(id);
         if (found == nullptr) {
             world.push_back(fmt::format("branch {} is not in the catalog", id));

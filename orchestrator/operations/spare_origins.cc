@@ -29,9 +29,10 @@ asio::awaitable<bool> SpareOrigins::may_go(Snapshot snapshot) {
     co_return !services_.shared_snapshots.is_claimed(snapshot.id);
 }
 
-asio::awaitable<void> SpareOrigins::destroy() {
+asio::awaitable<void> SpareOrigins::destroy(std::set<std::string> gone) {
     destroyed_.clear();
     for (const Snapshot& snapshot : unclaimed()) {
+        if (gone.contains(snapshot.id)) continue;
         if (!co_await may_go(snapshot)) continue;
         services_.shared_snapshots.close(snapshot.id);
         if (co_await destroy_unless_cloned(services_, {snapshot.volume, snapshot.id})) {
@@ -61,7 +62,7 @@ asio::awaitable<bool> SpareOrigins::is_needed_to_restore(Snapshot snapshot) {
     owner = services_.catalog.branch_by_id(branch_id);
     if (owner == nullptr) co_return false;
     std::set<std::string> there;
-    for (const wal::Base& base : bases_of(services_.catalog, *owner)) {
+    for (const wal::Base& base : bases_that_stay(services_, *owner)) {
         if (co_await is_there(base)) there.insert(base.snapshot_id);
     }
     // All at one moment, with no wait until this one goes: of two that open the same times, and

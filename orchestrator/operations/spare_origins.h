@@ -3,6 +3,7 @@
 // in its WAL: that one goes when a cleanup has taken that WAL, or with its branch.
 #pragma once
 
+#include <set>
 #include <string>
 #include <vector>
 
@@ -20,8 +21,9 @@ class SpareOrigins {
     std::vector<catalog::Snapshot> unclaimed() const;
     /// Nobody hangs on it, and every time that it opens is open without it.
     asio::awaitable<bool> may_go(catalog::Snapshot snapshot);
-    /// Destroys all that may go. Begins anew each time.
-    asio::awaitable<void> destroy();
+    /// Destroys all that may go, but for those of which the caller knows that they are gone. Begins
+    /// anew each time.
+    asio::awaitable<void> destroy(std::set<std::string> gone = {});
     /// What destroy() destroyed leaves the catalog.
     void forget(jobs::Batch& batch) const;
 

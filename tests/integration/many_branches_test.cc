@@ -33,10 +33,22 @@ class ManyBranches : public HostSuite<ManyBranches> {
         });
         host().wait_until_idle();
     }
-    static void remove_all() {
+    static void remove_all(int number) {
         EXPECT_EQ(host().compare_world_with_catalog(), "");
         remove_database("many", 15min);  // zfs-fuse destroys two or three things a second
         host().wait_until_idle();
+        expect_short_explanation(number);
+    }
+    /// Whoever watches the job that destroys them all is told of a few: each is a command or two.
+    static void expect_short_explanation(int number) {
+        const Json jobs = host().bpg_json({"job", "list"}).at("items");
+        const auto found = std::find_if(jobs.begin(), jobs.end(), [](const Json& job) {
+            return job.at("operation") == "db-delete";
+        });
+        ASSERT_NE(found, jobs.end());
+        const Json world = host().bpg_json({"job", "get", found->at("id")})["explanation"]["world"];
+        ASSERT_EQ(world.size(), 9U) << world.dump(2);
+        EXPECT_EQ(world.back(), fmt::format("and {} more branches", number - 8));
     }
 };
 
@@ -58,7 +70,7 @@ TEST_P(ManyBranches, AreListedFast) {
                    stopped + running + 1);
         EXPECT_LT(median_of(times), kUnderSanitizer ? 1000ms : 100ms);
     }
-    remove_all();
+    remove_all(stopped + running + 1);
 }
 
 TEST_P(ManyBranches, AreScrapedInLittleTimeAndLessOfTheLoop) {
@@ -84,7 +96,7 @@ TEST_P(ManyBranches, AreScrapedInLittleTimeAndLessOfTheLoop) {
     EXPECT_GT(lag.count(), 0);
     EXPECT_LE(lag.above(kUnderSanitizer ? 0.05 : 0.005), long_mode() ? 0 : lag.count() / 20)
         << lag.text();
-    remove_all();
+    remove_all(stopped + 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(Btrfs, ManyBranches, ::testing::Values(DriverPair{"btrfs", "process"}),
