@@ -429,6 +429,7 @@ class RestoredWithoutTheParent : public RecoveryTraps {
   protected:
     /// What its parent archived is out of reach behind this.
     void SetUp() override {
+        RecoveryTraps::SetUp();
         const std::string main = ledger_database("shop");
         write(main, 3);
         dev_ = create("shop/dev");
@@ -444,7 +445,7 @@ class RestoredWithoutTheParent : public RecoveryTraps {
         fs::rename(parents_, aside());
     }
     void TearDown() override {
-        fs::rename(aside(), parents_);
+        if (fs::exists(aside())) fs::rename(aside(), parents_);
         RecoveryTraps::TearDown();
     }
 
