@@ -669,15 +669,22 @@ TEST_P(Alerts, OfTheQueueFireWhenNothingIsStarted) {
 
 TEST_P(Alerts, OfASlowMachineFireWhenBpgdGetsNoProcessor) {
     expect_quiet({"EventLoopLag", "StoreCommitSlow"});
-    // Held up again and again, sooner or later in the middle of a write.
+    // Held up again and again, far longer than the loop's clock waits between two looks, which is
+    // no lateness; and where there is always something to write, sooner or later within a write.
     expect_firing({"EventLoopLag", "StoreCommitSlow"}, [] {
-        for (int count = 0; count < 3; ++count)
-            host().bpg({"--no-wait", "snapshot", "create", "shop/main"});
-        for (int count = 0; count < 8; ++count) {
+        const auto write = [](const std::stop_token& stop) {
+            while (!stop.stop_requested()) {
+                host().bpg({"branch", "protect", "shop/main"});
+                host().bpg({"branch", "unprotect", "shop/main"});
+            }
+        };
+        const std::jthread one(write);
+        const std::jthread another(write);
+        for (int count = 0; count < 16; ++count) {
             ::kill(host().daemon_pid(), SIGSTOP);
-            std::this_thread::sleep_for(150ms);
+            std::this_thread::sleep_for(250ms);
             ::kill(host().daemon_pid(), SIGCONT);
-            std::this_thread::sleep_for(4ms);
+            std::this_thread::sleep_for(std::chrono::microseconds(500 + 250 * count));
         }
     });
     expect_quiet({"EventLoopLag", "StoreCommitSlow"});
