@@ -106,7 +106,8 @@ TEST_P(BranchCreateCrash, EndsCompleteOrLeavesNoTrace) {
         remove("prod/crashed");
         host().wait_until_idle();
     } else {
-        EXPECT_FALSE(one.fail_at.empty()) << "nothing failed, and yet it was undone";
+        EXPECT_FALSE(one.fail_at.empty()) << "nothing failed, and yet it was undone: "
+                                          << host().bpg_json({"job", "list"})["items"][0].dump(2);
     }
     EXPECT_EQ(describe_difference(before, host().world()), "");
 }
