@@ -416,6 +416,21 @@ std::optional<ProcessFacts> process_facts(pid_t pid) {
     return facts;
 }
 
+std::vector<ProcessFacts> child_processes(pid_t pid) {
+    std::vector<ProcessFacts> found;
+    const auto listed = read_proc(fmt::format("/proc/{}/task/{}/children", pid, pid));
+    const char* at = listed ? listed->data() : nullptr;
+    const char* const end = listed ? at + listed->size() : nullptr;
+    while (at != end) {
+        pid_t child = 0;
+        const auto parsed = std::from_chars(at, end, child);
+        if (parsed.ec != std::errc{}) break;
+        at = parsed.ptr == end ? end : parsed.ptr + 1;  // a blank follows each
+        if (auto facts = process_life(child)) found.push_back(std::move(*facts));
+    }
+    return found;
+}
+
 std::vector<ProcessFacts> find_processes_with_argument(const std::string& argument) {
     const std::unique_ptr<DIR, int (*)(DIR*)> processes(::opendir("/proc"), ::closedir);
     if (!processes) throw errno_error("read /proc", errno);

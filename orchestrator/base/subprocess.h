@@ -64,6 +64,10 @@ std::optional<ProcessFacts> process_facts(pid_t pid);
 /// The same without its arguments. Does not block.
 std::optional<ProcessFacts> process_life(pid_t pid);
 
+/// The children of a process of one thread. Nothing where the kernel does not tell
+/// (CONFIG_PROC_CHILDREN). Not for the loop.
+std::vector<ProcessFacts> child_processes(pid_t pid);
+
 /// Every live process one of whose arguments is exactly `argument`. Reads all of /proc: a few ms.
 std::vector<ProcessFacts> find_processes_with_argument(const std::string& argument);
 

@@ -32,8 +32,10 @@ using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
 constexpr milliseconds kInitDeadline{300'000};
-/// From SIGQUIT to SIGKILL, and from SIGKILL to giving up on a process the kernel does not let go.
-constexpr milliseconds kImmediatePatience{5'000};
+/// From SIGQUIT to the SIGKILL of the children, from there to that of the postmaster, and from that
+/// to giving up on a process the kernel does not let go.
+constexpr milliseconds kImmediatePatience{1'000};
+constexpr milliseconds kChildrenPatience{7'000};
 constexpr milliseconds kKillPatience{10'000};
 /// How long processes of an instance that was killed may take to notice.
 constexpr milliseconds kLeftoverPatience{5'000};
@@ -352,23 +354,41 @@ asio::awaitable<void> ProcessRuntime::stop(const InstanceRef& instance, StopMode
     Identity process = co_await find(key);
     while (process.pid != 0) {
         if (const auto watch = Watch::open(executor_, process)) {
-            if (!co_await end_process(watch, mode, timeout)) throw stop_timed_out(process.pid);
+            if (!co_await end_process(process.pid, watch, mode, timeout))
+                throw stop_timed_out(process.pid);
         }
         forget(key, process.pid);
         process = co_await find(key);
     }
 }
 
+/// A child that is just running restore_command does not hear SIGQUIT (system() ignores it), and
+/// then waits for ever for others that are gone. The postmaster kills such a one after 5 s, unless
+/// it is killed before: left behind, it would keep the shared memory of the data directory, and
+/// with it the device and inode numbers, by which PostgreSQL tells whose memory it is, of a later
+/// one.
+asio::awaitable<void> ProcessRuntime::kill_children(pid_t postmaster,
+                                                    std::shared_ptr<Watch> watch) {
+    auto work = [postmaster] { return child_processes(postmaster); };
+    const std::vector<ProcessFacts> children = co_await pool_.run(std::move(work));
+    if (watch->has_ended()) co_return;  // they may be those of another process by now
+    for (const ProcessFacts& child : children) {
+        const auto own = Watch::open(executor_, Identity{child.pid, child.start_time});
+        if (own) own->signal(SIGKILL);
+    }
+}
+
 /// False when it is still there in the end.
-asio::awaitable<bool> ProcessRuntime::end_process(std::shared_ptr<Watch> watch, StopMode mode,
-                                                  milliseconds timeout) {
+asio::awaitable<bool> ProcessRuntime::end_process(pid_t postmaster, std::shared_ptr<Watch> watch,
+                                                  StopMode mode, milliseconds timeout) {
     if (mode == StopMode::kFast) {
         watch->signal(SIGINT);
         co_return co_await wait_for_end(watch, timeout);
     }
     watch->signal(SIGQUIT);
-    const bool ended = co_await wait_for_end(watch, kImmediatePatience);
-    if (ended) co_return true;
+    if (co_await wait_for_end(watch, kImmediatePatience)) co_return true;
+    co_await kill_children(postmaster, watch);
+    if (co_await wait_for_end(watch, kChildrenPatience)) co_return true;
     watch->signal(SIGKILL);
     co_return co_await wait_for_end(watch, kKillPatience);
 }

@@ -226,6 +226,24 @@ TEST_F(RuntimeProcess, AnImmediateStopEndsEvenAnInstanceThatDoesNotAnswer) {
     EXPECT_FALSE(process_facts(pid));
 }
 
+/// As a startup process in its restore_command: PostgreSQL itself needs 5 s to get over one.
+TEST_F(RuntimeProcess, AnImmediateStopLeavesNoChildBehindThatDoesNotListen) {
+    Instance instance(drivers_);
+    instance.start_ready();
+    const std::vector<ProcessFacts> children = child_processes(instance.pid());
+    ASSERT_FALSE(children.empty());
+    for (const ProcessFacts& child : children)
+        ASSERT_EQ(::kill(child.pid, SIGSTOP), 0);
+    const auto began = std::chrono::steady_clock::now();
+    instance.kill();
+    EXPECT_LT(std::chrono::steady_clock::now() - began, 4s);
+    EXPECT_EQ(instance.pid(), 0);
+    for (const ProcessFacts& child : children) {
+        const auto left = process_life(child.pid);
+        EXPECT_FALSE(left && left->start_time == child.start_time && !left->zombie) << child.pid;
+    }
+}
+
 TEST_F(RuntimeProcess, AFastStopIsACleanOne) {
     Instance instance(drivers_);
     instance.start_ready();
