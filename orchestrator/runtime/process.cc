@@ -142,8 +142,11 @@ class ProcessRuntime::Watch {
         }
         // The pid may have passed on before the descriptor was there, but not after.
         if (!lives(process.pid, process.start_time)) return nullptr;
-        return std::shared_ptr<Watch>(new Watch(executor, std::move(fd)));
+        return std::shared_ptr<Watch>(new Watch(executor, std::move(fd), process.pid));
     }
+
+    /// Its own until has_ended(), and no longer.
+    pid_t pid() const { return pid_; }
 
     void signal(int number) {
         const long sent =
@@ -175,10 +178,11 @@ class ProcessRuntime::Watch {
     void cancel() { descriptor_.cancel(); }
 
   private:
-    Watch(const asio::any_io_executor& executor, UniqueFd fd)
-        : descriptor_(executor, fd.release()) {}
+    Watch(const asio::any_io_executor& executor, UniqueFd fd, pid_t pid)
+        : descriptor_(executor, fd.release()), pid_(pid) {}
 
     asio::posix::stream_descriptor descriptor_;
+    const pid_t pid_;
 };
 
 ProcessRuntime::ProcessRuntime(Settings settings, BlockingPool& pool,
@@ -354,24 +358,21 @@ asio::awaitable<void> ProcessRuntime::stop(const InstanceRef& instance, StopMode
     Identity process = co_await find(key);
     while (process.pid != 0) {
         if (const auto watch = Watch::open(executor_, process)) {
-            if (!co_await end_process(process.pid, watch, mode, timeout))
-                throw stop_timed_out(process.pid);
+            if (!co_await end_process(watch, mode, timeout)) throw stop_timed_out(process.pid);
         }
         forget(key, process.pid);
         process = co_await find(key);
     }
 }
 
-/// A child that is just running restore_command does not hear SIGQUIT (system() ignores it), and
-/// then waits for ever for others that are gone. The postmaster kills such a one after 5 s, unless
-/// it is killed before: left behind, it would keep the shared memory of the data directory, and
-/// with it the device and inode numbers, by which PostgreSQL tells whose memory it is, of a later
-/// one.
-asio::awaitable<void> ProcessRuntime::kill_children(pid_t postmaster,
-                                                    std::shared_ptr<Watch> watch) {
-    auto work = [postmaster] { return child_processes(postmaster); };
+/// A startup process that runs restore_command at that moment never hears SIGQUIT, which system()
+/// ignores, and waits for ever for a checkpointer that is gone. The postmaster kills such a child
+/// after 5 s, unless it dies first. An orphan would keep the shared memory of its data directory: a
+/// later clone whose directory gets the same device and inode number could not start.
+asio::awaitable<void> ProcessRuntime::kill_children(std::shared_ptr<Watch> postmaster) {
+    auto work = [pid = postmaster->pid()] { return child_processes(pid); };
     const std::vector<ProcessFacts> children = co_await pool_.run(std::move(work));
-    if (watch->has_ended()) co_return;  // they may be those of another process by now
+    if (postmaster->has_ended()) co_return;  // they may be those of another process by now
     for (const ProcessFacts& child : children) {
         const auto own = Watch::open(executor_, Identity{child.pid, child.start_time});
         if (own) own->signal(SIGKILL);
@@ -379,15 +380,15 @@ asio::awaitable<void> ProcessRuntime::kill_children(pid_t postmaster,
 }
 
 /// False when it is still there in the end.
-asio::awaitable<bool> ProcessRuntime::end_process(pid_t postmaster, std::shared_ptr<Watch> watch,
-                                                  StopMode mode, milliseconds timeout) {
+asio::awaitable<bool> ProcessRuntime::end_process(std::shared_ptr<Watch> watch, StopMode mode,
+                                                  milliseconds timeout) {
     if (mode == StopMode::kFast) {
         watch->signal(SIGINT);
         co_return co_await wait_for_end(watch, timeout);
     }
     watch->signal(SIGQUIT);
     if (co_await wait_for_end(watch, kImmediatePatience)) co_return true;
-    co_await kill_children(postmaster, watch);
+    co_await kill_children(watch);
     if (co_await wait_for_end(watch, kChildrenPatience)) co_return true;
     watch->signal(SIGKILL);
     co_return co_await wait_for_end(watch, kKillPatience);

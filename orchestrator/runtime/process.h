@@ -72,8 +72,8 @@ class ProcessRuntime final : public Runtime {
     asio::awaitable<void> end_inits(std::filesystem::path data, std::chrono::milliseconds patience);
     asio::awaitable<void> end_init(Identity process, std::chrono::milliseconds patience);
     asio::awaitable<void> wait_for_free_directory(std::filesystem::path data_directory);
-    asio::awaitable<void> kill_children(pid_t postmaster, std::shared_ptr<Watch> watch);
-    asio::awaitable<bool> end_process(pid_t postmaster, std::shared_ptr<Watch> watch, StopMode mode,
+    asio::awaitable<void> kill_children(std::shared_ptr<Watch> postmaster);
+    asio::awaitable<bool> end_process(std::shared_ptr<Watch> watch, StopMode mode,
                                       std::chrono::milliseconds timeout);
     asio::awaitable<bool> wait_for_end(std::shared_ptr<Watch> watch,
                                        std::chrono::milliseconds timeout);

@@ -33,14 +33,14 @@ class ManyBranches : public HostSuite<ManyBranches> {
         });
         host().wait_until_idle();
     }
-    static void remove_all(int number) {
+    static void remove_all(int branches) {
         EXPECT_EQ(host().compare_world_with_catalog(), "");
         remove_database("many", 15min);  // zfs-fuse destroys two or three things a second
         host().wait_until_idle();
-        expect_short_explanation(number);
+        expect_short_explanation(branches);
     }
     /// Whoever watches the job that destroys them all is told of a few: each is a command or two.
-    static void expect_short_explanation(int number) {
+    static void expect_short_explanation(int branches) {
         const Json jobs = host().bpg_json({"job", "list"}).at("items");
         const auto found = std::find_if(jobs.begin(), jobs.end(), [](const Json& job) {
             return job.at("operation") == "db-delete";
@@ -48,7 +48,7 @@ class ManyBranches : public HostSuite<ManyBranches> {
         ASSERT_NE(found, jobs.end());
         const Json world = host().bpg_json({"job", "get", found->at("id")})["explanation"]["world"];
         ASSERT_EQ(world.size(), 9U) << world.dump(2);
-        EXPECT_EQ(world.back(), fmt::format("and {} more branches", number - 8));
+        EXPECT_EQ(world.back(), fmt::format("and {} more branches", branches - 8));
     }
 };
 
