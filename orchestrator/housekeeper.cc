@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "orchestrator/base/log.h"
+#include "orchestrator/operations/spare_origins.h"
 #include "orchestrator/operations/trash_purge.h"
 
 namespace bpg {
@@ -15,6 +16,8 @@ using catalog::BranchState;
 
 constexpr std::chrono::seconds kLookEvery{1};
 constexpr std::chrono::minutes kTryAgainAfter{1};
+/// Whoever let go of a snapshot last may be destroying it.
+constexpr std::chrono::seconds kSpareFor{5};
 
 std::string overdue_warning(const Branch& branch, std::size_t children) {
     return fmt::format("its time was over at {}, but {} cut from it; it goes with the last of them",
@@ -31,6 +34,7 @@ asio::awaitable<void> Housekeeper::run() {
         try {
             co_await expire_branches();
             co_await empty_trash();
+            co_await destroy_spare_origins();
             if (!knows_names) co_await learn_names();
             knows_names = true;
             co_await follow_names();
@@ -118,19 +122,44 @@ std::vector<std::string> Housekeeper::due_items() const {
     return due;
 }
 
-asio::awaitable<void> Housekeeper::empty_trash() {
-    // One at a time: what one destroys may move what another one looks for.
+/// One job at a time: what one destroys may move what another one looks for.
+bool Housekeeper::is_trash_being_emptied() const {
     const auto& open = queue_.open_jobs();
-    const bool is_emptied = std::any_of(open.begin(), open.end(), [](const auto& entry) {
+    return std::any_of(open.begin(), open.end(), [](const auto& entry) {
         return entry.second->operation == operations::TrashPurge::kName;
     });
-    if (is_emptied) co_return;
+}
+
+asio::awaitable<void> Housekeeper::empty_trash() {
+    if (is_trash_being_emptied()) co_return;
     const std::vector<std::string> due = due_items();
     if (due.empty()) co_return;
     for (const std::string& item : due)
         put_off(item);
     const jobs::Job job = co_await requests_.purge_items(due, jobs::Priority::kHousekeeping, {});
     log::info("the trash is emptied", {{"items", std::to_string(due.size())}, {"job", job.id}});
+}
+
+/// A snapshot goes with the last branch that hangs on it, but not when that is a branch that was to
+/// be made from it and was not: such a job leaves alone what it found. One that cannot go, since
+/// some time can be restored from it alone, is not tried again: it goes with a cleanup.
+asio::awaitable<void> Housekeeper::destroy_spare_origins() {
+    const auto now = Steady::now();
+    if (now < spare_looked_at_ + kLookEvery) co_return;
+    spare_looked_at_ = now;
+    std::map<std::string, Steady::time_point> spare;
+    for (const catalog::Snapshot& snapshot : operations::unclaimed_origins(services_)) {
+        const auto known = spare_.find(snapshot.id);
+        spare.emplace(snapshot.id, known == spare_.end() ? now + kSpareFor : known->second);
+    }
+    spare_ = std::move(spare);
+    const auto is_due = [now](const auto& entry) { return entry.second <= now; };
+    if (std::none_of(spare_.begin(), spare_.end(), is_due) || is_trash_being_emptied()) co_return;
+    const jobs::Job job = co_await requests_.purge_items({}, jobs::Priority::kHousekeeping, {});
+    for (auto& [id, when] : spare_) {
+        if (when <= now) when = Steady::time_point::max();
+    }
+    log::info("snapshots that nothing hangs on are destroyed", {{"job", job.id}});
 }
 
 /// A rename is one commit; its daemon may have died before the volumes followed.

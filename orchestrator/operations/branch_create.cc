@@ -6,6 +6,7 @@
 #include "orchestrator/base/id.h"
 #include "orchestrator/operations/base_snapshot.h"
 #include "orchestrator/operations/pool_space.h"
+#include "orchestrator/operations/spare_origins.h"
 
 namespace bpg::operations {
 namespace {
@@ -280,8 +281,9 @@ Progress BranchCreate::begin_again(State& state, std::string why) const {
     return Rewind{kTakeSnapshot, std::move(why)};
 }
 
+/// One that was there before is not this job's to destroy, whatever hung on it meanwhile.
 asio::awaitable<void> BranchCreate::leave_snapshot(const State& state) {
-    if (!services_.storage.atomic()) co_return;
+    if (!services_.storage.atomic() || state.is_given) co_return;
     if (services_.catalog.branch_by_id(state.parent_id) == nullptr) co_return;
     if (!state.lost_snapshot_id.empty()) co_await let_go_of(state.lost_snapshot_id, state);
     co_await let_go_of(state.snapshot_id, state);
@@ -294,16 +296,22 @@ asio::awaitable<void> BranchCreate::let_go_of(std::string snapshot_id, const Sta
     const catalog::Snapshot* recorded = services_.catalog.snapshot_by_id(snapshot_id);
     const bool lost = state.in_backup && recorded == nullptr && shared.find(snapshot_id) == nullptr;
     if (!lost && shared.is_claimed(snapshot_id)) co_return;
-    if (recorded != nullptr && (recorded->pinned || recorded->kind != "origin")) co_return;
+    storage::SnapshotRef place{parent(state).volume, snapshot_id};
+    const bool was_recorded = recorded != nullptr;
+    if (was_recorded) {
+        if (recorded->pinned || recorded->kind != "origin") co_return;
+        place.volume = recorded->volume;
+        if (!co_await SpareOrigins(services_, context_).may_go(*recorded)) co_return;
+    }
     shared.close(snapshot_id);
-    const storage::SnapshotRef snapshot{
-        recorded == nullptr ? parent(state).volume : recorded->volume, snapshot_id};
     try {
-        co_await services_.storage.destroy_snapshot(snapshot);
+        co_await operations::destroy_snapshot(services_, place);
     } catch (const Error& error) {
         // Others that lost it too have clones of it yet; the last of them destroys it.
         if (error.code() != "snapshot_has_clones" || !shared.is_claimed(snapshot_id)) throw;
+        co_return;
     }
+    if (was_recorded) destroyed_snapshot_ = snapshot_id;
 }
 
 // --- clone_volume --------------------------------------------------------------------------------
@@ -313,7 +321,13 @@ asio::awaitable<Progress> BranchCreate::clone_volume(State& state) {
     const std::string volume = branch(state).volume;
     if (services_.storage.atomic()) {
         if (is_lost(state)) co_return begin_again(state, std::string(kSessionEnded));
-        co_await services_.storage.clone(snapshot_ref(state), volume, mine);
+        std::optional<Error> failure;
+        try {
+            co_await services_.storage.clone(snapshot_ref(state), volume, mine);
+        } catch (const Error& error) {
+            failure = error;
+        }
+        if (failure) co_return begin_from_another(state, *failure);
         if (state.restore.is_wanted()) {
             const std::filesystem::path place = services_.storage.volume_path(volume);
             co_await point_in_time_.bring_tail(state.restore, place);
@@ -325,6 +339,13 @@ asio::awaitable<Progress> BranchCreate::clone_volume(State& state) {
     co_await services_.storage.destroy_volume(volume, mine.id);
     co_await copy_parent(state);
     co_return Done{};
+}
+
+/// What a bpgd that died had destroyed, and not come to forget, another restore does without.
+Progress BranchCreate::begin_from_another(const State& state, const Error& failure) const {
+    if (!state.restore.is_wanted() || failure.code() != "snapshot_not_found") throw failure;
+    services_.shared_snapshots.go(state.snapshot_id);
+    return Rewind{kTakeSnapshot, "the snapshot it was to begin with is gone"};
 }
 
 asio::awaitable<void> BranchCreate::copy_parent(State& state) {
@@ -596,10 +617,8 @@ void BranchCreate::record_failure(const State& state, const ErrorInfo&, jobs::Ba
     if (state.restore.is_wanted()) {
         services_.catalog.remove_snapshot(state.restore.own_snapshot_id, batch);
     }
-    const catalog::Snapshot* snapshot = services_.catalog.snapshot_by_id(state.snapshot_id);
-    if (snapshot != nullptr && !snapshot->pinned && snapshot->kind == "origin" &&
-        !services_.shared_snapshots.is_claimed(state.snapshot_id)) {
-        services_.catalog.remove_snapshot(state.snapshot_id, batch);
+    if (!destroyed_snapshot_.empty()) {
+        services_.catalog.remove_snapshot(destroyed_snapshot_, batch);
     }
 }
 

@@ -96,6 +96,7 @@ class BranchCreate {
     asio::awaitable<std::optional<jobs::Progress>> await_recovery(State& state);
     asio::awaitable<void> take_own_snapshot(const State& state);
     jobs::Progress begin_from(State& state, std::string older, std::string why) const;
+    jobs::Progress begin_from_another(const State& state, const Error& failure) const;
     asio::awaitable<void> let_go_of(std::string snapshot_id, const State& state);
     bool is_lost(const State& state) const;
     jobs::Progress begin_again(State& state, std::string why) const;
@@ -116,6 +117,7 @@ class BranchCreate {
     PointInTime point_in_time_;
     std::optional<postgres::ReadyFacts> ready_;
     std::optional<catalog::Snapshot> snapshot_;  ///< that the row at work has to record
+    std::string destroyed_snapshot_;             ///< that the undo destroyed, and is on record
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(BranchCreate::State, branch_id, parent_id,

@@ -125,7 +125,7 @@ asio::awaitable<std::vector<Snapshot>> Destruction::snapshots_that_go_before(
         const bool is_own = snapshot.volume == volume && !destroyed_.contains(id);
         if (is_own && !services_.shared_snapshots.is_claimed(id)) found.push_back(snapshot);
     }
-    for (const Snapshot& snapshot : origins_.unclaimed()) {
+    for (const Snapshot& snapshot : unclaimed_origins(services_)) {
         if (snapshot.volume == volume || staying.contains(snapshot.volume)) continue;
         if (destroyed_.contains(snapshot.id)) continue;
         // The times that it opens go with whose they are: nobody has to find out which.

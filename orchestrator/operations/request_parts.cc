@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "orchestrator/base/error.h"
+#include "orchestrator/operations/shared_snapshots.h"
 #include "orchestrator/operations/wal_holding.h"
 
 namespace bpg::operations {
@@ -80,9 +81,20 @@ void refuse_in_between(const catalog::Branch& branch, const std::string& ref) {
                 "wait until its job " + branch.last_job + " has ended");
 }
 
+bool stays(const Services& services, const std::string& snapshot_id) {
+    return services.catalog.snapshot_by_id(snapshot_id) != nullptr &&
+           !services.shared_snapshots.is_going(snapshot_id);
+}
+
 const catalog::Snapshot& given_snapshot(const Services& services, const std::string& id,
                                         const catalog::Branch& parent) {
     const catalog::Snapshot& snapshot = services.catalog.snapshot(id);
+    if (!stays(services, snapshot.id)) {
+        throw Error(ErrorKind::kNotFound, "snapshot_not_found",
+                    "snapshot " + snapshot.id + " is being destroyed",
+                    "no branch needs it any more, or it was deleted",
+                    "bpg snapshot list shows the snapshots there are");
+    }
     if (snapshot.branch_id == parent.id || snapshot.volume == parent.volume) return snapshot;
     const auto* owner = services.catalog.branch_by_id(snapshot.branch_id);
     const std::string of =

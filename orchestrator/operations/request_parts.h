@@ -38,8 +38,12 @@ void refuse(const std::optional<ErrorInfo>& refusal);
 /// Of a branch on its way in or out nothing else is done: kConflict `busy`.
 void refuse_in_between(const catalog::Branch& branch, const std::string& ref);
 
+/// It is on record, and nobody is just destroying it: until the next wait, something can be built
+/// on it.
+bool stays(const Services& services, const std::string& snapshot_id);
+
 /// The snapshot a branch is to be made from: by id or unique prefix, of this parent, in one of its
-/// incarnations. kInvalid `snapshot_elsewhere`.
+/// incarnations. kInvalid `snapshot_elsewhere`; kNotFound `snapshot_not_found`, one that goes, too.
 const catalog::Snapshot& given_snapshot(const Services& services, const std::string& id,
                                         const catalog::Branch& parent);
 /// What the create would have learnt by taking it.

@@ -210,9 +210,12 @@ asio::awaitable<jobs::Job> Requests::branch_create(BranchCreateRequest request, 
     const std::uint64_t copied = size_of_copy(before);
     if (request.fast) refuse_fast();
     std::optional<RestoreChoice> restored;
-    if (request.target.is_set()) restored = co_await choose_restore(before.id, request.target);
-    co_await require_pool_space(services_, copied);
-    const int port = co_await choose_port();
+    int port = 0;
+    do {
+        if (request.target.is_set()) restored = co_await choose_restore(before.id, request.target);
+        co_await require_pool_space(services_, copied);
+        port = co_await choose_port();
+    } while (restored && !stays(services_, restored->base_id));  // it may have gone meanwhile
     const Branch parent = parent_for(request, from);  // all of them waited
 
     const Database& database = services_.catalog.database(database_name);

@@ -90,6 +90,13 @@ bool SharedSnapshots::is_claimed(const std::string& snapshot_id) const {
     });
 }
 
+std::set<std::string> SharedSnapshots::claimed() const {
+    std::set<std::string> claimed;
+    for (const auto& [id, branch] : catalog_.all_branches())
+        if (!released_.contains(id)) claimed.insert(branch.created_from.snapshot);
+    return claimed;
+}
+
 void SharedSnapshots::forget_what_is_over() {
     std::erase_if(released_,
                   [this](const std::string& id) { return catalog_.branch_by_id(id) == nullptr; });

@@ -73,6 +73,8 @@ class SharedSnapshots {
     void release(const std::string& branch_id) { released_.insert(branch_id); }
     /// Whether any branch hangs on it, of those that have not released it.
     bool is_claimed(const std::string& snapshot_id) const;
+    /// All of which that is so.
+    std::set<std::string> claimed() const;
 
     /// It is being destroyed: nothing that is to last may count on it any more.
     void go(const std::string& snapshot_id) { going_.insert(snapshot_id); }

@@ -20,35 +20,37 @@ std::span<const jobs::Step<SnapshotDelete>> SnapshotDelete::steps() {
 }
 
 asio::awaitable<Progress> SnapshotDelete::destroy_snapshot(State& state) {
+    // Before it is asked who hangs on it: what is built on it during a wait is seen.
+    const std::string lost = co_await what_is_lost(state.snapshot_id);
     if (services_.shared_snapshots.is_claimed(state.snapshot_id)) {
         throw Error(ErrorKind::kConflict, "snapshot_in_use",
                     "snapshot " + state.snapshot_id + " is in use",
                     "a branch was cut from it meanwhile", "delete that branch first");
     }
-    co_await tell_what_is_lost(state.snapshot_id);
+    if (!lost.empty()) context_.warn(lost);
     const storage::SnapshotRef place{state.volume, state.snapshot_id};
     co_await operations::destroy_snapshot(services_, place);
     co_return Done{};
 }
 
 /// Points in time that no other snapshot is early enough for (CLN-5).
-asio::awaitable<void> SnapshotDelete::tell_what_is_lost(std::string snapshot_id) {
+asio::awaitable<std::string> SnapshotDelete::what_is_lost(std::string snapshot_id) {
     const catalog::Snapshot* snapshot = services_.catalog.snapshot_by_id(snapshot_id);
-    if (snapshot == nullptr) co_return;
+    if (snapshot == nullptr) co_return "";
     const catalog::Branch* found =
         services_.catalog.branch_of_incarnation(snapshot->incarnation_id);
-    if (found == nullptr || !found->archives) co_return;
+    if (found == nullptr || !found->archives) co_return "";
     const std::string branch_id = found->id;
     const wal::Holding holding = co_await look_at_wal(services_, branch_id);
     const catalog::Branch* branch = services_.catalog.branch_by_id(branch_id);
-    if (branch == nullptr) co_return;
+    if (branch == nullptr) co_return "";
     std::vector<wal::Base> bases = bases_that_stay(services_, *branch);
     const auto before = wal::windows(holding, bases);
     std::erase_if(bases, [&](const wal::Base& base) { return base.snapshot_id == snapshot_id; });
     const auto after = wal::windows(holding, bases);
-    if (before == after) co_return;
-    context_.warn(in_words(before) + "; without this snapshot " +
-                  (after.empty() ? "no time can be restored" : in_words(after)));
+    if (before == after) co_return "";
+    co_return in_words(before) + "; without this snapshot " +
+        (after.empty() ? "no time can be restored" : in_words(after));
 }
 
 void SnapshotDelete::forget(const State& state, jobs::Batch& batch) const {

@@ -27,7 +27,7 @@ class SnapshotDelete {
 
   private:
     asio::awaitable<jobs::Progress> destroy_snapshot(State& state);
-    asio::awaitable<void> tell_what_is_lost(std::string snapshot_id);
+    asio::awaitable<std::string> what_is_lost(std::string snapshot_id);
     void forget(const State& state, jobs::Batch& batch) const;
 
     Services& services_;

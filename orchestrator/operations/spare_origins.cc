@@ -14,11 +14,12 @@ namespace bpg::operations {
 using catalog::Branch;
 using catalog::Snapshot;
 
-std::vector<Snapshot> SpareOrigins::unclaimed() const {
+std::vector<Snapshot> unclaimed_origins(const Services& services) {
+    const std::set<std::string> claimed = services.shared_snapshots.claimed();
     std::vector<Snapshot> found;
-    for (const auto& [id, snapshot] : services_.catalog.snapshots()) {
+    for (const auto& [id, snapshot] : services.catalog.snapshots()) {
         const bool is_origin = snapshot.kind == "origin" && !snapshot.pinned;
-        if (is_origin && !services_.shared_snapshots.is_claimed(id)) found.push_back(snapshot);
+        if (is_origin && !claimed.contains(id)) found.push_back(snapshot);
     }
     return found;
 }
@@ -31,7 +32,7 @@ asio::awaitable<bool> SpareOrigins::may_go(Snapshot snapshot) {
 
 asio::awaitable<void> SpareOrigins::destroy(std::set<std::string> gone) {
     destroyed_.clear();
-    for (const Snapshot& snapshot : unclaimed()) {
+    for (const Snapshot& snapshot : unclaimed_origins(services_)) {
         if (gone.contains(snapshot.id)) continue;
         if (!co_await may_go(snapshot)) continue;
         services_.shared_snapshots.close(snapshot.id);

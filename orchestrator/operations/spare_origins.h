@@ -12,13 +12,14 @@
 
 namespace bpg::operations {
 
+/// Those that nothing hangs on, as far as the catalog knows.
+std::vector<catalog::Snapshot> unclaimed_origins(const Services& services);
+
 class SpareOrigins {
   public:
     SpareOrigins(Services& services, jobs::JobContext& context)
         : services_(services), context_(context) {}
 
-    /// Those that nothing hangs on, as far as the catalog knows.
-    std::vector<catalog::Snapshot> unclaimed() const;
     /// Nobody hangs on it, and every time that it opens is open without it.
     asio::awaitable<bool> may_go(catalog::Snapshot snapshot);
     /// Destroys all that may go, but for those of which the caller knows that they are gone. Begins

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "orchestrator/base/clock.h"
 #include "orchestrator/base/error.h"
 
 namespace bpg::fakes {
@@ -59,7 +60,9 @@ class FakeStorage final : public storage::Storage {
                                 const storage::Identity& identity) override {
         if (holds(volume, identity)) co_return;
         const auto source = world_.snapshots.find({snapshot.volume, snapshot.id});
-        if (source == world_.snapshots.end()) throw no_such("snapshot " + snapshot.id);
+        if (source == world_.snapshots.end()) {
+            throw Error(ErrorKind::kNotFound, "snapshot_not_found", "there is no such snapshot");
+        }
         FakeVolume made = source->second;
         made.identity = identity;
         made.has_own_password = false;
@@ -130,9 +133,9 @@ class FakeStorage final : public storage::Storage {
         if (world_.snapshots_hold && !clone_of(found->first, found->second.home).empty()) {
             throw Error(ErrorKind::kConflict, "snapshot_has_clones", "a volume hangs on it");
         }
-        world_.snapshots.erase(found);
+        if (world_.while_a_snapshot_goes) co_await world_.while_a_snapshot_goes();
+        world_.snapshots.erase({snapshot.volume, snapshot.id});
         world_.answer();
-        co_return;
     }
     asio::awaitable<void> set_ref(const std::string& volume, const std::string& owner_id,
                                   const std::string& ref) override {
@@ -275,7 +278,7 @@ class FakeBackup final : public postgres::BackupSession {
     ~FakeBackup() override { --world_.backups[branch_id_]; }
     const postgres::BackupStart& start() const override { return start_; }
     asio::awaitable<postgres::Position> position() override {
-        co_return postgres::Position{postgres::Lsn{200}, WallTime{}};
+        co_return postgres::Position{postgres::Lsn{200}, SystemClock().now()};
     }
     asio::awaitable<postgres::BackupStop> stop() override {
         co_return postgres::BackupStop{postgres::Lsn{300}, "label", ""};
@@ -290,7 +293,7 @@ class FakeBackup final : public postgres::BackupSession {
 class FakeParent final : public postgres::ParentSession {
   public:
     asio::awaitable<postgres::Position> position() override {
-        co_return postgres::Position{postgres::Lsn{200}, WallTime{}};
+        co_return postgres::Position{postgres::Lsn{200}, SystemClock().now()};
     }
 };
 
@@ -326,7 +329,7 @@ class FakePostgres final : public postgres::Postgres {
     }
     asio::awaitable<postgres::Position> switch_wal(const postgres::Endpoint& endpoint) override {
         must_run(endpoint);
-        co_return postgres::Position{postgres::Lsn{400}, WallTime{}};
+        co_return postgres::Position{postgres::Lsn{400}, SystemClock().now()};
     }
     asio::awaitable<void> disable_subscriptions(const postgres::Endpoint&) override { co_return; }
     asio::awaitable<void> checkpoint(const postgres::Endpoint&) override { co_return; }

@@ -3,7 +3,9 @@
 // the real thing refuses; what must never happen is noted as a violation.
 #pragma once
 
+#include <boost/asio/awaitable.hpp>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <set>
@@ -46,6 +48,8 @@ struct World {
     std::vector<std::string> violations;
     int changes = 0;            ///< calls that changed it, or found it as they should leave it
     int unanswered_change = 0;  ///< this one takes effect and fails; 0: all are answered
+    /// What happens meanwhile, if anything: destroying takes a while.
+    std::function<boost::asio::awaitable<void>()> while_a_snapshot_goes = {};
 
     /// Ends a call that changes the world: nobody may hear that it did.
     void answer();

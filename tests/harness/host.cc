@@ -480,6 +480,26 @@ std::string TestHost::compare_world_with_catalog() const {
     if (ports != running) {
         wrong += fmt::format("{} ports are taken, {} branches run\n", ports, running);
     }
+    return wrong + compare_snapshots_with_catalog();
+}
+
+std::string TestHost::compare_snapshots_with_catalog() const {
+    const std::string kept_beside = "volume .snapshots/";
+    std::set<std::string> left;
+    for (const std::string& thing : world().things) {
+        const auto name = thing.find_last_of("/@");
+        const bool is_beside = thing.starts_with(kept_beside) && name >= kept_beside.size();
+        const bool is_of_zfs = thing.starts_with("dataset ") && thing[name] == '@';
+        if (is_beside || is_of_zfs) left.insert(thing.substr(name + 1));
+    }
+    std::string wrong;
+    const Json snapshot_list = bpg_json({"snapshot", "list"});
+    for (const auto& snapshot : snapshot_list.at("items")) {
+        if (left.erase(snapshot.at("id")) > 0) continue;
+        wrong += fmt::format("snapshot {} is not there\n", snapshot.at("id").dump());
+    }
+    for (const auto& snapshot : left)
+        wrong += fmt::format("unknown snapshot {}\n", snapshot);
     return wrong;
 }
 

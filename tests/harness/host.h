@@ -142,7 +142,8 @@ class TestHost {
     // ---- the world -----------------------------------------------------------------------------
     World world() const;
     /// Compares what the machine shows with what the catalog says; "" when both agree: every branch
-    /// has its volume, every running one a process, a socket directory and its port, nothing more.
+    /// has its volume, every running one a process, a socket directory and its port, every snapshot
+    /// is there, nothing more.
     std::string compare_world_with_catalog() const;
     /// What the identity of a volume says it is.
     std::string ref_on_disk(const std::string& volume) const;
@@ -160,6 +161,7 @@ class TestHost {
   private:
     void prepare();
     void write_config() const;
+    std::string compare_snapshots_with_catalog() const;
     void delete_all_databases(std::vector<std::string>& left);
     void destroy_pool(std::vector<std::string>& left);
     void force_down() noexcept;

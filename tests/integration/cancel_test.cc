@@ -4,6 +4,8 @@
 #include <gtest/gtest.h>
 #include <signal.h>
 
+#include <algorithm>
+
 #include "tests/harness/refusals.h"
 #include "tests/harness/suite.h"
 
@@ -87,6 +89,34 @@ TEST_P(Cancel, OfAQueuedJobEndsItAtOnceAndChangesNothing) {
     EXPECT_EQ(host().branch("shop/main").at("warnings"), Json::array());
     EXPECT_EQ(describe_difference(before, host().world()), "");
     host().bpg_json({"job", "cancel", create_id});
+}
+
+TEST_P(Cancel, OfAQueuedBranchAtATimeLeavesNoSnapshotThatOnlyItHungOn) {
+    const World before = host().world();
+    host().bpg_json({"branch", "create", "shop/dev", "--ttl", "3s"});
+    host().bpg_json({"job", "pause", "--lane", "interactive"});
+    const std::string id =
+        host().bpg_json({"--no-wait", "branch", "create", "shop/then", "--pitr", "0s"}).at("id");
+    const auto origins = [] {
+        const Json items = host().bpg_json({"snapshot", "list", "shop/main"}).at("items");
+        return std::count_if(items.begin(), items.end(),
+                             [](const Json& item) { return item.at("kind") == "origin"; });
+    };
+    const auto only_it_is_open = [] {
+        const Json items = host().bpg_json({"job", "list"}).at("items");
+        return std::count_if(items.begin(), items.end(), [](const Json& item) {
+                   return item.at("finished_at").is_null();
+               }) == 1;
+    };
+    ASSERT_TRUE(eventually([] { return !host().branch_exists("shop/dev"); }, 30s));
+    ASSERT_TRUE(eventually(only_it_is_open, 30s));
+    ASSERT_EQ(origins(), 1) << "what shop/then is to begin with went with shop/dev";
+    EXPECT_EQ(host().bpg_json({"job", "cancel", id}).at("state"), "cancelled");
+    EXPECT_EQ(host().compare_world_with_catalog(), "");
+    host().bpg_json({"job", "resume", "--lane", "interactive"});
+    EXPECT_TRUE(eventually([&] { return origins() == 0; }, 30s));
+    host().wait_until_idle();
+    EXPECT_EQ(describe_difference(before, host().world()), "");
 }
 
 TEST_P(Cancel, OfADeleteThatHasBegunIsRefused) {

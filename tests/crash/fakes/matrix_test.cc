@@ -103,6 +103,22 @@ class Life {
     /// Asks for the oldest open job to be cancelled at the n-th point passed.
     void cancel_at(int n) { cancel_at_ = n; }
     void fail_at(const std::string& step) { crash_.arm_failure(step); }
+    /// Something else is asked for at the n-th point passed.
+    void ask_at(int n, Submit submit) {
+        ask_at_ = n;
+        asked_ = std::move(submit);
+    }
+    /// At once, until its job is handed in.
+    asio::awaitable<void> ask(Submit submit) {
+        ++asking_;
+        try {
+            co_await submit({requests_, catalog_, queue_});
+        } catch (const Error& error) {
+            submit_failure_ = error.info();
+        }
+        --asking_;
+        queue_.changed().notify();
+    }
 
     /// Submits, if given, and runs until no job is open or the daemon vanished.
     void run(Submit submit) {
@@ -134,6 +150,9 @@ class Life {
             asio::co_spawn(*loop_, queue_.request_cancel(oldest, {}),
                            [](std::exception_ptr, const jobs::Job&) {});
         }
+        if (passed_ == ask_at_) {
+            asio::co_spawn(*loop_, ask(asked_), [](std::exception_ptr) {});
+        }
         if (passed_ == crash_at_) throw SimulatedCrash{};
     }
     static operations::Settings settings(const std::filesystem::path& directory,
@@ -156,8 +175,9 @@ class Life {
             // There is none where all that was to be deleted is gone.
             if (!job.id.empty()) std::ofstream(logs_.path(job.id)) << "it was asked for\n";
         }
-        while (!queue_.open_jobs().empty()) {
-            if (queue_.open_jobs().begin()->second->state == jobs::JobState::kStuck) co_return;
+        while (!queue_.open_jobs().empty() || asking_ > 0) {
+            const auto& open = queue_.open_jobs();
+            if (!open.empty() && open.begin()->second->state == jobs::JobState::kStuck) co_return;
             co_await queue_.changed().wait_until(std::chrono::steady_clock::time_point::max());
         }
     }
@@ -193,6 +213,9 @@ class Life {
     int passed_ = 0;
     int crash_at_ = 0;
     int cancel_at_ = 0;
+    int ask_at_ = 0;
+    Submit asked_;
+    int asking_ = 0;
     std::string last_point_;
     std::optional<ErrorInfo> submit_failure_;
 };
@@ -873,6 +896,70 @@ TEST_P(CrashMatrix, EndsCompleteWhicheverChangeOfTheWorldIsUnanswered) {
     }
 }
 
+/// A create that fails at its end, and a branch at a time that may begin with its snapshot.
+class BesideAFailingCreate : public CrashMatrix {
+  protected:
+    /// `asked_at`: the point of the create at which that branch is asked for; 0: while its snapshot
+    /// is destroyed. Returns the points passed.
+    int play_beside(int asked_at) {
+        const std::filesystem::path place = directory_ / "run";
+        remove_tree(place);
+        std::filesystem::copy(begin_, place, std::filesystem::copy_options::recursive);
+        fakes::World world = begin_world_;
+        const std::string failing = "branch-create.await_ready:1";
+        const std::string story = fmt::format(" [{}, asked at {}]", failing, asked_at);
+        int passed = 0;
+        {
+            Life life(place, world, GetParam().keep);
+            life.fail_at(failing);
+            life.ask_at(asked_at, create_then);
+            bool is_asked = asked_at != 0;
+            world.while_a_snapshot_goes = [&life, &is_asked]() -> asio::awaitable<void> {
+                if (!std::exchange(is_asked, true)) co_await life.ask(create_then);
+            };
+            life.run(GetParam().submit);
+            passed = life.passed();
+            EXPECT_TRUE(is_asked) << story;
+            EXPECT_FALSE(life.submit_failure()) << life.submit_failure()->message << story;
+            expect_that_one_failed(life, story);
+        }
+        world.backups.clear();
+        expect_settled(place, world, failing, false, story);
+        return passed;
+    }
+
+  private:
+    static asio::awaitable<jobs::Job> create_then(Desk desk) {
+        operations::BranchCreateRequest request = create_request("prod/then", "prod/main");
+        request.target.kind = "time";
+        request.target.time = desk.requests.now();
+        return desk.requests.branch_create(std::move(request), {});
+    }
+    static void expect_that_one_failed(const Life& life, const std::string& story) {
+        const jobs::JobFilter all;
+        int failed = 0;
+        for (const jobs::Job& job : life.queue().finish_list(life.queue().begin_list(all))) {
+            if (job.state == jobs::JobState::kSucceeded) continue;
+            ++failed;
+            EXPECT_EQ(job.error ? job.error->code : "none", "failure_injected")
+                << job.target << ": " << (job.error ? job.error->message : "") << story;
+        }
+        EXPECT_EQ(failed, 1) << story;
+    }
+};
+
+TEST_P(BesideAFailingCreate, ABranchAtATimeBeginsWithASnapshotThatStays) {
+    const int points = play_beside(0);
+    ASSERT_GT(points, 0);
+    for (int point = 1; point <= points && !HasFailure(); ++point)
+        play_beside(point);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Operations, BesideAFailingCreate,
+    ::testing::Values(Case{
+        "BranchCreate", "branch-create", true, {create_database}, create_branch, true}),
+    [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Lifecycle, CrashMatrix, ::testing::ValuesIn(lifecycle_cases()),
                          [](const auto& info) { return info.param.name; });
 INSTANTIATE_TEST_SUITE_P(Operations, CrashMatrix, ::testing::ValuesIn(cases()),
