@@ -500,6 +500,7 @@ asio::awaitable<std::optional<Progress>> BranchCreate::await_recovery(State& sta
             state.restore.is_behind_last = true;
             co_return Rewind{kStartInstance, "nothing was committed after the target"};
         case PointInTime::Verdict::kWalBroken:
+            co_await point_in_time_.require_source(restore);
             if (co_await point_in_time_.heal(state.restore)) {
                 co_return Rewind{kStartInstance, "the archive was made whole as far as possible"};
             }

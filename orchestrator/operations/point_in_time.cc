@@ -61,6 +61,11 @@ std::optional<wal::RestorePlan> plan_for(const RestoreTarget& target, const wal:
     return wal::plan_all(holding, bases);
 }
 
+Error source_is_gone() {
+    return {ErrorKind::kNotFound, "parent_gone", "what is to be restored is gone",
+            "it was destroyed since", "bpg wal info shows what there is"};
+}
+
 }  // namespace
 
 Error not_restorable(const std::string& ref, const RestoreTarget& target,
@@ -77,8 +82,12 @@ const catalog::Branch& PointInTime::source(const Restore& restore) const {
     if (const auto* found = services_.catalog.branch_of_incarnation(restore.source_incarnation)) {
         return *found;
     }
-    throw Error(ErrorKind::kNotFound, "parent_gone", "what is to be restored is gone",
-                "it was destroyed since", "bpg wal info shows what there is");
+    throw source_is_gone();
+}
+
+asio::awaitable<void> PointInTime::require_source(Restore restore) {
+    const std::string volume = source(restore).volume;
+    if (!co_await services_.storage.find_volume(volume)) throw source_is_gone();
 }
 
 asio::awaitable<std::string> PointInTime::secure_wal(Restore& restore, std::string base_id) {
@@ -101,8 +110,11 @@ asio::awaitable<std::string> PointInTime::secure_wal(Restore& restore, std::stri
     const bool is_ahead =
         restore.target.kind == "lsn" && fence && lsn_of(restore.target) > fence->lsn.value;
     if (!plan || is_ahead) {
-        throw not_restorable(services_.catalog.ref_of(incarnation), restore.target,
-                             wal::windows(holding, all), wal::gaps(holding), holding.segment_size);
+        const Error why =
+            not_restorable(services_.catalog.ref_of(incarnation), restore.target,
+                           wal::windows(holding, all), wal::gaps(holding), holding.segment_size);
+        co_await require_source(restore);
+        throw why;
     }
     const std::uint64_t size = holding.segment_size;
     wal::SegmentId until = plan->until;

@@ -47,6 +47,9 @@ class PointInTime {
     /// or this throws. `base_id`: the snapshot that recovery was to begin from. The one that it
     /// begins from: a cleanup may have made another one necessary.
     asio::awaitable<std::string> secure_wal(Restore& restore, std::string base_id);
+    /// Throws kNotFound `parent_gone` when the volume of what is restored was destroyed, as after a
+    /// sync that a restore has waited for where no trash is kept. Asked when something is missing.
+    asio::awaitable<void> require_source(Restore restore);
     /// Puts what a source that is down has not archived into the new volume.
     asio::awaitable<void> bring_tail(Restore restore, std::filesystem::path volume);
     asio::awaitable<void> remove_tail(std::filesystem::path volume);

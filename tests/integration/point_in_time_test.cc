@@ -569,6 +569,40 @@ TEST_P(PointsInTime, TheArchiveGrowsWhileBpgdIsDown) {
     expect_exact(main, ledger, ledger[ledger.size() / 2].second);
 }
 
+/// Of a branch that is down: its last WAL lies in its volume alone.
+class GoneSource : public PointsInTime {};
+
+TEST_P(GoneSource, IsWhatARestoreSaysThatLacksItsLastWal) {
+    const std::string main = ledger_database("shop");
+    create("shop/dev");
+    write("shop/dev", 5);
+    const WallTime target = now();
+    host().bpg_json({"stop", "shop/dev"});
+    ASSERT_EQ(host().stop_daemon(), 0);
+    host().start_daemon({"--crash-at", "branch-create.start_instance.before_run"});
+    const std::string id = host()
+                               .bpg_json({"--no-wait", "branch", "create", "shop/then", "--from",
+                                          "shop/dev", "--pitr", time_text(target)})
+                               .at("id");
+    ASSERT_TRUE(host().wait_for_daemon_end(60s).has_value());
+    // As when its volume is destroyed just before its last WAL is copied.
+    const auto spool = host().volumes() / "shop-then" / "wal-spool";
+    ASSERT_GT(std::filesystem::remove_all(spool), 1U) << spool;
+    const auto volume = host().volumes() / "shop-dev";
+    const auto away = host().volumes() / ".away";
+    std::filesystem::rename(volume, away);
+    host().start_daemon();
+    const Json job = host().finished_job(id);
+    std::filesystem::rename(away, volume);
+    EXPECT_EQ(job.at("state"), "failed");
+    EXPECT_EQ(job.at("error").at("code"), "parent_gone") << job.dump(2);
+    EXPECT_EQ(job.at("error").at("title"), "what is to be restored is gone");
+    EXPECT_EQ(job.at("error").at("detail"), "it was destroyed since");
+    EXPECT_FALSE(host().branch_exists("shop/then"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Btrfs, GoneSource, ::testing::Values(DriverPair{"btrfs", "process"}),
+                         pair_name);
 INSTANTIATE_TEST_SUITE_P(Btrfs, BrokenWal, ::testing::Values(DriverPair{"btrfs", "process"}),
                          pair_name);
 INSTANTIATE_TEST_SUITE_P(ZfsDocker, BrokenWal, ::testing::Values(DriverPair{"zfs", "docker"}),
