@@ -307,8 +307,10 @@ asio::awaitable<void> BranchCreate::let_go_of(std::string snapshot_id, const Sta
     try {
         co_await operations::destroy_snapshot(services_, place);
     } catch (const Error& error) {
-        // Others that lost it too have clones of it yet; the last of them destroys it.
-        if (error.code() != "snapshot_has_clones" || !shared.is_claimed(snapshot_id)) throw;
+        // One on record stays there (destroy_unless_cloned); of a lost one others that lost it have
+        // clones yet, and the last of them destroys it.
+        const bool may_stay = was_recorded || shared.is_claimed(snapshot_id);
+        if (error.code() != "snapshot_has_clones" || !may_stay) throw;
         co_return;
     }
     if (was_recorded) destroyed_snapshot_ = snapshot_id;

@@ -5,6 +5,7 @@
 #include "orchestrator/base/error.h"
 #include "orchestrator/operations/destruction.h"
 #include "orchestrator/operations/shared_snapshots.h"
+#include "orchestrator/operations/spare_origins.h"
 
 namespace bpg::operations {
 
@@ -15,8 +16,9 @@ std::span<const jobs::Step<Prune>> Prune::steps() {
     using jobs::nothing_to_record;
     using jobs::nothing_to_undo;
     static constexpr jobs::Step<Prune> kSteps[] = {
-        {"check_plan", "see that the plan still holds", &Prune::check_plan, nothing_to_undo,
-         nothing_to_record},
+        // Its undo changes nothing: what it sees goes into the last commit, which follows it.
+        {"check_plan", "see that the plan still holds", &Prune::check_plan,
+         &Prune::see_what_is_gone, nothing_to_record},
         {"remove_snapshots", "remove the snapshots that no rule keeps", &Prune::remove_snapshots,
          nothing_to_undo, &Prune::forget_snapshots, Destruction::kIrreversible},
         {"decide_wal", "see which WAL nobody needs", &Prune::decide_wal, nothing_to_undo,
@@ -57,6 +59,15 @@ asio::awaitable<bool> Prune::destroy(std::string snapshot_id) {
     if (co_await destroy_unless_cloned(services_, place)) co_return true;
     context_.warn("snapshot " + snapshot_id + " stays: something was cloned from it");
     co_return false;
+}
+
+asio::awaitable<void> Prune::see_what_is_gone(const State& state) {
+    gone_ = co_await gone_among(services_, state.removed);
+}
+
+void Prune::record_failure(const State&, const ErrorInfo&, jobs::Batch& batch) const {
+    for (const std::string& id : gone_)
+        services_.catalog.remove_snapshot(id, batch);
 }
 
 void Prune::forget_snapshots(const State& state, jobs::Batch& batch) const {

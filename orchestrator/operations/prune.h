@@ -33,12 +33,13 @@ class Prune {
         : services_(services), context_(context), wal_cleanup_(services, context) {}
 
     static std::span<const jobs::Step<Prune>> steps();
-    void record_failure(const State&, const ErrorInfo&, jobs::Batch&) const {}
+    void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
     nlohmann::json result(const State& state) const;
 
   private:
     asio::awaitable<jobs::Progress> check_plan(State& state);
     asio::awaitable<jobs::Progress> remove_snapshots(State& state);
+    asio::awaitable<void> see_what_is_gone(const State& state);
     asio::awaitable<jobs::Progress> decide_wal(State& state);
     asio::awaitable<jobs::Progress> remove_wal(State& state);
     void forget_snapshots(const State& state, jobs::Batch& batch) const;
@@ -49,6 +50,7 @@ class Prune {
     Services& services_;
     jobs::JobContext& context_;
     WalCleanup wal_cleanup_;
+    std::vector<std::string> gone_;  ///< snapshots, as the undo saw
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(Prune::State, branch_id, ref, schedule, is_forced,

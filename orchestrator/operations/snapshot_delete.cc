@@ -14,7 +14,8 @@ using jobs::Progress;
 std::span<const jobs::Step<SnapshotDelete>> SnapshotDelete::steps() {
     static constexpr jobs::Step<SnapshotDelete> kSteps[] = {
         {"destroy_snapshot", "destroy the snapshot", &SnapshotDelete::destroy_snapshot,
-         jobs::nothing_to_undo, &SnapshotDelete::forget, Destruction::kIrreversible},
+         &SnapshotDelete::see_whether_it_is_gone, &SnapshotDelete::forget,
+         Destruction::kIrreversible},
     };
     return jobs::checked(kSteps);
 }
@@ -51,6 +52,15 @@ asio::awaitable<std::string> SnapshotDelete::what_is_lost(std::string snapshot_i
     if (before == after) co_return "";
     co_return in_words(before) + "; without this snapshot " +
         (after.empty() ? "no time can be restored" : in_words(after));
+}
+
+asio::awaitable<void> SnapshotDelete::see_whether_it_is_gone(const State& state) {
+    gone_ = co_await gone_among(services_, {state.snapshot_id});
+}
+
+void SnapshotDelete::record_failure(const State&, const ErrorInfo&, jobs::Batch& batch) const {
+    for (const std::string& id : gone_)
+        services_.catalog.remove_snapshot(id, batch);
 }
 
 void SnapshotDelete::forget(const State& state, jobs::Batch& batch) const {

@@ -3,6 +3,7 @@
 
 #include <span>
 #include <string>
+#include <vector>
 
 #include "jobs/step.h"
 #include "orchestrator/operations/services.h"
@@ -22,16 +23,18 @@ class SnapshotDelete {
         : services_(services), context_(context) {}
 
     static std::span<const jobs::Step<SnapshotDelete>> steps();
-    void record_failure(const State&, const ErrorInfo&, jobs::Batch&) const {}
+    void record_failure(const State& state, const ErrorInfo& error, jobs::Batch& batch) const;
     nlohmann::json result(const State& state) const;
 
   private:
     asio::awaitable<jobs::Progress> destroy_snapshot(State& state);
+    asio::awaitable<void> see_whether_it_is_gone(const State& state);
     asio::awaitable<std::string> what_is_lost(std::string snapshot_id);
     void forget(const State& state, jobs::Batch& batch) const;
 
     Services& services_;
     jobs::JobContext& context_;
+    std::vector<std::string> gone_;  ///< itself, where the undo saw that
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(SnapshotDelete::State, snapshot_id, volume)

@@ -660,11 +660,24 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         if (unanswered != 0) story += " unanswered " + std::to_string(unanswered);
         changes_ = world.changes;
         if (!failing.empty() && !GetParam().undone_on_failure) {
+            expect_that_snapshots_are_there(place, world, story);
             story += " again";
             if (!run_again(place, world, GetParam().submit)) run_again(place, world, purge_trash);
         }
         expect_settled(place, world, failing, cancel != 0, story);
         return passed;
+    }
+
+    /// One that a failed operation has destroyed is on record no more: branches would be made of
+    /// it.
+    void expect_that_snapshots_are_there(const std::filesystem::path& place, fakes::World& world,
+                                         const std::string& story) {
+        const bool is_about_snapshots =
+            GetParam().operation == "snapshot-delete" || GetParam().operation == "prune";
+        if (!is_about_snapshots) return;
+        Life life(place, world, GetParam().keep);
+        for (const auto& [id, snapshot] : life.catalog().snapshots())
+            EXPECT_TRUE(world.snapshots.contains({snapshot.volume, id})) << id << story;
     }
 
     /// False when something is in the trash that nobody wants to keep: the housekeeper's to remove.

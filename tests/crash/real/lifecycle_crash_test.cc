@@ -63,6 +63,7 @@ class LifecycleCrash : public HostSuite<LifecycleCrash, CrashCase> {
     void TearDown() override {
         if (!host().daemon_runs()) host().start_daemon();
         host().wait_until_idle();
+        host().bpg({"schedule", "delete", "nightly"});  // of a test that did not come to it
         host().bpg_json({"-y", "db", "delete", "prod", "--force"});
         host().bpg_json({"trash", "purge", "--all"});
         host().wait_until_idle();
