@@ -323,13 +323,12 @@ asio::awaitable<Progress> BranchCreate::clone_volume(State& state) {
     const std::string volume = branch(state).volume;
     if (services_.storage.atomic()) {
         if (is_lost(state)) co_return begin_again(state, std::string(kSessionEnded));
-        std::optional<Error> failure;
         try {
             co_await services_.storage.clone(snapshot_ref(state), volume, mine);
         } catch (const Error& error) {
-            failure = error;
+            if (!state.restore.is_wanted() || error.code() != "snapshot_not_found") throw;
+            co_return begin_from_another(state);
         }
-        if (failure) co_return begin_from_another(state, *failure);
         if (state.restore.is_wanted()) {
             const std::filesystem::path place = services_.storage.volume_path(volume);
             co_await point_in_time_.bring_tail(state.restore, place);
@@ -344,8 +343,7 @@ asio::awaitable<Progress> BranchCreate::clone_volume(State& state) {
 }
 
 /// What a bpgd that died had destroyed, and not come to forget, another restore does without.
-Progress BranchCreate::begin_from_another(const State& state, const Error& failure) const {
-    if (!state.restore.is_wanted() || failure.code() != "snapshot_not_found") throw failure;
+Progress BranchCreate::begin_from_another(const State& state) const {
     services_.shared_snapshots.go(state.snapshot_id);
     return Rewind{kTakeSnapshot, "the snapshot it was to begin with is gone"};
 }

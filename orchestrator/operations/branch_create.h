@@ -96,7 +96,7 @@ class BranchCreate {
     asio::awaitable<std::optional<jobs::Progress>> await_recovery(State& state);
     asio::awaitable<void> take_own_snapshot(const State& state);
     jobs::Progress begin_from(State& state, std::string older, std::string why) const;
-    jobs::Progress begin_from_another(const State& state, const Error& failure) const;
+    jobs::Progress begin_from_another(const State& state) const;
     asio::awaitable<void> let_go_of(std::string snapshot_id, const State& state);
     bool is_lost(const State& state) const;
     jobs::Progress begin_again(State& state, std::string why) const;

@@ -61,12 +61,12 @@ std::optional<wal::RestorePlan> plan_for(const RestoreTarget& target, const wal:
     return wal::plan_all(holding, bases);
 }
 
+}  // namespace
+
 Error source_is_gone() {
     return {ErrorKind::kNotFound, "parent_gone", "what is to be restored is gone",
             "it was destroyed since", "bpg wal info shows what there is"};
 }
-
-}  // namespace
 
 Error not_restorable(const std::string& ref, const RestoreTarget& target,
                      const std::vector<wal::Window>& windows, const std::vector<wal::Gap>& gaps,

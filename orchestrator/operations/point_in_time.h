@@ -85,6 +85,8 @@ class PointInTime {
     jobs::JobContext& context_;
 };
 
+/// What is to be restored was destroyed: kNotFound `parent_gone`.
+Error source_is_gone();
 /// No time that can be restored is this one: kConflict `not_restorable`, with the nearest that are.
 Error not_restorable(const std::string& ref, const RestoreTarget& target,
                      const std::vector<wal::Window>& windows, const std::vector<wal::Gap>& gaps,

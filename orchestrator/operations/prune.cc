@@ -62,7 +62,13 @@ asio::awaitable<bool> Prune::destroy(std::string snapshot_id) {
 }
 
 asio::awaitable<void> Prune::see_what_is_gone(const State& state) {
-    gone_ = co_await gone_among(services_, state.removed);
+    gone_.clear();
+    for (const std::string& id : state.removed) {
+        const catalog::Snapshot* snapshot = services_.catalog.snapshot_by_id(id);
+        if (snapshot == nullptr) continue;
+        const storage::SnapshotRef place{snapshot->volume, id};
+        if (!co_await services_.storage.snapshot_exists(place)) gone_.push_back(id);
+    }
 }
 
 void Prune::record_failure(const State&, const ErrorInfo&, jobs::Batch& batch) const {

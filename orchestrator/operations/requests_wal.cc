@@ -107,10 +107,7 @@ asio::awaitable<Requests::RestoreChoice> Requests::choose_restore(std::string pa
 void Requests::add_restore_locks(std::vector<jobs::Lock>& locks, const Branch& parent,
                                  const Restore& restore) const {
     const Branch* found = services_.catalog.branch_of_incarnation(restore.source_incarnation);
-    if (found == nullptr) {
-        throw Error(ErrorKind::kNotFound, "parent_gone", "what is to be restored is gone",
-                    "it was destroyed since", "bpg wal info shows what there is");
-    }
+    if (found == nullptr) throw source_is_gone();
     const Branch& source = *found;
     const std::string ref = services_.catalog.ref_of(source);
     if (source.id != parent.id) {

@@ -13,6 +13,7 @@ using jobs::Progress;
 
 std::span<const jobs::Step<SnapshotDelete>> SnapshotDelete::steps() {
     static constexpr jobs::Step<SnapshotDelete> kSteps[] = {
+        // Its undo changes nothing: what it sees goes into the last commit, which follows it.
         {"destroy_snapshot", "destroy the snapshot", &SnapshotDelete::destroy_snapshot,
          &SnapshotDelete::see_whether_it_is_gone, &SnapshotDelete::forget,
          Destruction::kIrreversible},
@@ -55,12 +56,13 @@ asio::awaitable<std::string> SnapshotDelete::what_is_lost(std::string snapshot_i
 }
 
 asio::awaitable<void> SnapshotDelete::see_whether_it_is_gone(const State& state) {
-    gone_ = co_await gone_among(services_, {state.snapshot_id});
+    const storage::SnapshotRef place{state.volume, state.snapshot_id};
+    is_gone_ = !co_await services_.storage.snapshot_exists(place);
 }
 
-void SnapshotDelete::record_failure(const State&, const ErrorInfo&, jobs::Batch& batch) const {
-    for (const std::string& id : gone_)
-        services_.catalog.remove_snapshot(id, batch);
+void SnapshotDelete::record_failure(const State& state, const ErrorInfo&,
+                                    jobs::Batch& batch) const {
+    if (is_gone_) forget(state, batch);
 }
 
 void SnapshotDelete::forget(const State& state, jobs::Batch& batch) const {

@@ -3,7 +3,6 @@
 
 #include <span>
 #include <string>
-#include <vector>
 
 #include "jobs/step.h"
 #include "orchestrator/operations/services.h"
@@ -34,7 +33,7 @@ class SnapshotDelete {
 
     Services& services_;
     jobs::JobContext& context_;
-    std::vector<std::string> gone_;  ///< itself, where the undo saw that
+    bool is_gone_ = false;  ///< the snapshot, as the undo saw
 };
 
 NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE_WITH_DEFAULT(SnapshotDelete::State, snapshot_id, volume)

@@ -105,16 +105,4 @@ asio::awaitable<bool> destroy_unless_cloned(Services& services, storage::Snapsho
     co_return true;
 }
 
-asio::awaitable<std::vector<std::string>> gone_among(Services& services,
-                                                     std::vector<std::string> snapshot_ids) {
-    std::vector<std::string> gone;
-    for (const std::string& id : snapshot_ids) {
-        const Snapshot* snapshot = services.catalog.snapshot_by_id(id);
-        if (snapshot == nullptr) continue;
-        const storage::SnapshotRef place{snapshot->volume, id};
-        if (!co_await services.storage.snapshot_exists(place)) gone.push_back(id);
-    }
-    co_return gone;
-}
-
 }  // namespace bpg::operations

@@ -43,9 +43,5 @@ asio::awaitable<void> destroy_snapshot(Services& services, storage::SnapshotRef 
 /// lets a clone take over what a destroyed volume had, the clone hangs on what that volume hung on.
 /// Such a snapshot is kept on record, and goes with the last of them.
 asio::awaitable<bool> destroy_unless_cloned(Services& services, storage::SnapshotRef snapshot);
-/// Which of these are on record and not there: an operation that destroys some, and fails before it
-/// comes to record that, asks when it is undone, and forgets them.
-asio::awaitable<std::vector<std::string>> gone_among(Services& services,
-                                                     std::vector<std::string> snapshot_ids);
 
 }  // namespace bpg::operations

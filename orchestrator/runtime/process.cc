@@ -365,10 +365,11 @@ asio::awaitable<void> ProcessRuntime::stop(const InstanceRef& instance, StopMode
     }
 }
 
-/// A startup process that runs restore_command at that moment never hears SIGQUIT, which system()
-/// ignores, and waits for ever for a checkpointer that is gone. The postmaster kills such a child
-/// after 5 s, unless it dies first. An orphan would keep the shared memory of its data directory: a
-/// later clone whose directory gets the same device and inode number could not start.
+/// While restore_command runs, its startup process ignores SIGQUIT, as system() makes its caller do
+/// (POSIX), and afterwards waits for ever for a checkpointer that is gone. The postmaster kills
+/// such a child after 5 s (SIGKILL_CHILDREN_AFTER_SECS), unless it dies first. An orphan would keep
+/// the shared memory of its data directory: a later clone whose directory gets the same device and
+/// inode number could not start.
 asio::awaitable<void> ProcessRuntime::kill_children(std::shared_ptr<Watch> postmaster) {
     auto work = [pid = postmaster->pid()] { return child_processes(pid); };
     const std::vector<ProcessFacts> children = co_await pool_.run(std::move(work));

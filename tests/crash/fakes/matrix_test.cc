@@ -668,8 +668,7 @@ class CrashMatrix : public ::testing::TestWithParam<Case> {
         return passed;
     }
 
-    /// One that a failed operation has destroyed is on record no more: branches would be made of
-    /// it.
+    /// What a failed operation has destroyed is on record no more: branches would be made of it.
     void expect_that_snapshots_are_there(const std::filesystem::path& place, fakes::World& world,
                                          const std::string& story) {
         const bool is_about_snapshots =
