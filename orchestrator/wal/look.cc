@@ -102,18 +102,22 @@ void learn_commits(int pg_wal, const std::string& shown, SegmentId segment, Hold
     held.last_commit = facts.last_commit;
 }
 
-void look_at_server(const WalServer& server, Holding& holding) {
-    const UniqueFd pg_wal = open_pg_wal(server);
-    if (!pg_wal) return;
-    const std::string shown = (server.data_directory / "pg_wal").native();
-    count_pending(pg_wal.get(), shown, holding);
+std::string shown_pg_wal(const WalServer& server) {
+    return (server.data_directory / "pg_wal").native();
+}
+
+/// `segments`: of pg_wal.
+void add_server(const WalServer& server, int pg_wal, const std::vector<SegmentId>& segments,
+                Holding& holding) {
+    const std::string shown = shown_pg_wal(server);
+    count_pending(pg_wal, shown, holding);
     std::optional<SegmentId> first_unarchived;
-    for (const SegmentId segment : segments_in(pg_wal.get(), shown, server)) {
+    for (const SegmentId segment : segments) {
         const bool is_new = holding.segments.try_emplace(segment).second;
         if (is_new && !first_unarchived) first_unarchived = segment;
     }
     if (!server.runs && first_unarchived) {
-        learn_commits(pg_wal.get(), shown, *first_unarchived, holding);
+        learn_commits(pg_wal, shown, *first_unarchived, holding);
     }
 }
 
@@ -143,9 +147,17 @@ std::vector<SegmentId> segments_in(int pg_wal_fd, const std::string& shown,
 Holding look_at(const std::filesystem::path& archive, const std::optional<WalServer>& server,
                 const IsDamaged& is_damaged) {
     Holding holding;
-    if (server) holding.segment_size = server->segment_size;
+    UniqueFd pg_wal;
+    std::vector<SegmentId> segments;
+    if (server) {
+        holding.segment_size = server->segment_size;
+        pg_wal = open_pg_wal(*server);
+        // Before the archive: PostgreSQL removes a segment once it is archived, and one that moves
+        // while this looks must be found here or there.
+        if (pg_wal) segments = segments_in(pg_wal.get(), shown_pg_wal(*server), *server);
+    }
     look_at_archive(archive, is_damaged, holding);
-    if (server) look_at_server(*server, holding);
+    if (pg_wal) add_server(*server, pg_wal.get(), segments, holding);
     return holding;
 }
 
